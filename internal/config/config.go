@@ -1,0 +1,199 @@
+package config
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/pelletier/go-toml/v2"
+)
+
+// The places used when no flag or file says otherwise.
+const (
+	DefaultPath  = "/etc/nineply/config.toml"
+	DefaultRoot  = "/var/lib/nineply"
+	DefaultState = "/run/nineply"
+)
+
+// Config is the whole configuration of one daemon.
+type Config struct {
+	Root  string `toml:"root" comment:"What must survive a restart: the chunk cache, layer indexes, snapshots."`
+	State string `toml:"state" comment:"Sockets and mount points; emptied by a reboot."`
+
+	Listen      Listen      `toml:"listen"`
+	Registry    Registry    `toml:"registry"`
+	Cache       Cache       `toml:"cache"`
+	Fetch       Fetch       `toml:"fetch"`
+	Snapshotter Snapshotter `toml:"snapshotter"`
+	Log         Log         `toml:"log"`
+}
+
+// Listen says where the daemon serves. An address is unix:PATH or tcp:HOST:PORT.
+type Listen struct {
+	NineP       []string `toml:"ninep" comment:"9P2000.L, for the mount keeper, guests and tools: unix:PATH or tcp:HOST:PORT."`
+	Control     string   `toml:"control" comment:"The API of the nineply command."`
+	Snapshotter string   `toml:"snapshotter" comment:"containerd's proxy plugin socket; empty: no snapshotter."`
+	Keeper      string   `toml:"keeper" comment:"The control socket of nineply-mount serve."`
+	Metrics     string   `toml:"metrics" comment:"Prometheus metrics, tcp:HOST:PORT; empty: on the control socket only, at /metrics."`
+}
+
+// Registry says how registries are reached.
+type Registry struct {
+	HostsDirs    []string `toml:"hosts_dirs" comment:"containerd certs.d directories with hosts.toml files, the first that knows a host wins."`
+	DockerConfig string   `toml:"docker_config" comment:"docker config.json with credentials and helpers; empty: DOCKER_CONFIG or ~/.docker."`
+	Timeout      Duration `toml:"timeout" comment:"How long a request may go without any byte arriving."`
+}
+
+// Cache bounds the chunk store.
+type Cache struct {
+	MaxSize Size `toml:"max_size" comment:"Most bytes that chunks may occupy; 0: no limit."`
+}
+
+// Fetch bounds the fetch scheduler and the reads that wait for it.
+type Fetch struct {
+	Concurrency int      `toml:"concurrency" comment:"Range requests in flight, all registries together."`
+	ReadAhead   Size     `toml:"read_ahead" comment:"How far a sequential reader is read ahead at most."`
+	ReadTimeout Duration `toml:"read_timeout" comment:"A read that has not been answered by then fails with EIO."`
+	Prefetch    bool     `toml:"prefetch" comment:"Fetch the range that an image's landmark names as soon as it is mounted."`
+}
+
+// Snapshotter tunes the containerd plugin.
+type Snapshotter struct {
+	MountMode string `toml:"mount_mode" comment:"auto, v9fs (the kernel's 9P client) or fuse."`
+	Fallback  bool   `toml:"fallback" comment:"Let containerd pull a layer that no source of ours can serve, instead of failing the pull."`
+}
+
+// Log says how much is logged.
+type Log struct {
+	Level string `toml:"level" comment:"debug, info, warn or error."`
+}
+
+// Default is the configuration of a daemon that keeps its files below root and
+// its sockets below state.
+func Default(root, state string) Config {
+	sock := func(name string) string { return "unix:" + filepath.Join(state, name) }
+	return Config{
+		Root: root, State: state,
+		Listen: Listen{
+			NineP:       []string{sock("9p.sock")},
+			Control:     sock("control.sock"),
+			Snapshotter: sock("snapshotter.sock"),
+			Keeper:      sock("keeper.sock"),
+		},
+		Registry:    Registry{HostsDirs: []string{"/etc/containerd/certs.d", "/etc/docker/certs.d"}, Timeout: Duration(30 * time.Second)},
+		Cache:       Cache{MaxSize: 20 << 30},
+		Fetch:       Fetch{Concurrency: 16, ReadAhead: 8 << 20, ReadTimeout: Duration(60 * time.Second), Prefetch: true},
+		Snapshotter: Snapshotter{MountMode: "auto", Fallback: true},
+		Log:         Log{Level: "info"},
+	}
+}
+
+// Load reads the file at path over base. A file that does not exist is an error
+// unless optional; unknown keys and malformed values always are.
+func Load(base Config, path string, optional bool) (Config, error) {
+	text, err := os.ReadFile(path)
+	if optional && errors.Is(err, fs.ErrNotExist) {
+		return base, nil
+	}
+	if err != nil {
+		return Config{}, fmt.Errorf("configuration: %w", err)
+	}
+	c, err := Parse(base, text)
+	if err != nil {
+		return Config{}, fmt.Errorf("configuration %s: %w", path, err)
+	}
+	return c, nil
+}
+
+// Parse lays TOML text over base. When the text moves root or state, the
+// defaults below them move along.
+func Parse(base Config, text []byte) (Config, error) {
+	var dirs struct {
+		Root  string `toml:"root"`
+		State string `toml:"state"`
+	}
+	if err := toml.Unmarshal(text, &dirs); err != nil {
+		return Config{}, err
+	}
+	c := base
+	if dirs.Root != "" || dirs.State != "" {
+		c = Default(or(dirs.Root, base.Root), or(dirs.State, base.State))
+	}
+	dec := toml.NewDecoder(bytes.NewReader(text)).DisallowUnknownFields()
+	if err := dec.Decode(&c); err != nil {
+		var strict *toml.StrictMissingError
+		if errors.As(err, &strict) {
+			return Config{}, fmt.Errorf("unknown key:\n%s", strict.String())
+		}
+		return Config{}, err
+	}
+	return c, c.Validate()
+}
+
+func or(a, b string) string {
+	if a != "" {
+		return a
+	}
+	return b
+}
+
+// Validate reports the first value that cannot work.
+func (c Config) Validate() error {
+	for key, dir := range map[string]string{"root": c.Root, "state": c.State} {
+		if !filepath.IsAbs(dir) {
+			return fmt.Errorf("%s: %q is not an absolute path", key, dir)
+		}
+	}
+	if len(c.Listen.NineP) == 0 {
+		return errors.New("listen.ninep: at least one address is needed")
+	}
+	required := append([]string{c.Listen.Control, c.Listen.Keeper}, c.Listen.NineP...)
+	for _, addr := range required {
+		if _, _, err := SplitAddress(addr); err != nil {
+			return fmt.Errorf("listen: %w", err)
+		}
+	}
+	for _, addr := range []string{c.Listen.Snapshotter, c.Listen.Metrics} {
+		if _, _, err := SplitAddress(addr); addr != "" && err != nil {
+			return fmt.Errorf("listen: %w", err)
+		}
+	}
+	if c.Fetch.Concurrency < 1 || c.Fetch.Concurrency > 1024 {
+		return fmt.Errorf("fetch.concurrency: %d is not between 1 and 1024", c.Fetch.Concurrency)
+	}
+	switch c.Snapshotter.MountMode {
+	case "auto", "v9fs", "fuse":
+	default:
+		return fmt.Errorf("snapshotter.mount_mode: %q is none of auto, v9fs, fuse", c.Snapshotter.MountMode)
+	}
+	switch c.Log.Level {
+	case "debug", "info", "warn", "error":
+	default:
+		return fmt.Errorf("log.level: %q is none of debug, info, warn, error", c.Log.Level)
+	}
+	return nil
+}
+
+// SplitAddress splits unix:PATH or tcp:HOST:PORT into what net.Listen wants.
+func SplitAddress(addr string) (network, address string, err error) {
+	network, address, ok := strings.Cut(addr, ":")
+	if !ok || address == "" || (network != "unix" && network != "tcp") {
+		return "", "", fmt.Errorf("address %q: want unix:PATH or tcp:HOST:PORT", addr)
+	}
+	return network, address, nil
+}
+
+// Write prints c as a TOML file with a comment for every key.
+func (c Config) Write(w io.Writer) error {
+	enc := toml.NewEncoder(w).SetIndentTables(false)
+	if err := enc.Encode(c); err != nil {
+		return fmt.Errorf("configuration: %w", err)
+	}
+	return nil
+}
