@@ -1,0 +1,156 @@
+package layerindex
+
+import (
+	"fmt"
+	"iter"
+	"slices"
+
+	"github.com/nineply/nineply/internal/fserr"
+)
+
+// image is an index in memory, ready to be written. Nodes are numbered in
+// breadth-first order: node 1 is the root, the names of a directory are
+// consecutive dirents, and a node's number is given at its first name. So
+// parents come before children, and the dirents, names and symlink targets lie
+// in the order of the nodes that own them.
+type image struct {
+	kind    uint32
+	layers  []LayerInfo
+	nodes   []node // node i has number i+1
+	dirents []dirent
+	names   []byte
+	targets []byte
+	xattrs  xattrTable
+	chunks  iter.Seq[*chunk]
+	nchunks int
+}
+
+// addNode appends a node found under parent and returns its number.
+func (im *image) addNode(n node, parent uint32) (uint32, error) {
+	if len(im.nodes) >= maxNodes {
+		return 0, fserr.Newf(fserr.TooLarge, "index", "", "%w: more than %d nodes", ErrLimit, maxNodes)
+	}
+	n.parent = parent
+	im.nodes = append(im.nodes, n)
+	return uint32(len(im.nodes)), nil
+}
+
+// addDirent appends a name to the directory under construction.
+func (im *image) addDirent(name []byte, ino uint32, typ uint8) error {
+	if len(im.names)+len(name) > maxSection || len(im.dirents) >= maxSection {
+		return fserr.Newf(fserr.TooLarge, "index", "", "%w: more than %d bytes of names", ErrLimit, maxSection)
+	}
+	im.dirents = append(im.dirents, dirent{
+		ino: ino, nameOff: uint32(len(im.names)), nameLen: uint8(len(name)), typ: typ, prefix: namePrefix(name),
+	})
+	im.names = append(im.names, name...)
+	return nil
+}
+
+// addTarget stores the target of symlink n.
+func (im *image) addTarget(n *node, target []byte) error {
+	if len(im.targets)+len(target) > maxSection {
+		return fserr.Newf(fserr.TooLarge, "index", "", "%w: more than %d bytes of symlink targets", ErrLimit, maxSection)
+	}
+	n.a, n.b = uint32(len(im.targets)), uint32(len(target))
+	n.size = uint64(len(target))
+	im.targets = append(im.targets, target...)
+	return nil
+}
+
+// xattrTable holds distinct sets of extended attributes.
+type xattrTable struct {
+	sets  []span
+	attrs []xattr
+	bytes []byte
+	known map[string]uint32 // encoded set: its number
+	blobs map[string]span   // name or value: its place in bytes
+}
+
+// span is a range of a section.
+type span struct{ off, n uint32 }
+
+type xattr struct{ name, value span }
+
+// pair is one attribute on its way into the table.
+type pair struct {
+	name  string
+	value []byte
+}
+
+// intern returns the number of the set of pairs, which are sorted by name. No
+// pairs are set 0.
+func (t *xattrTable) intern(pairs []pair) (uint32, error) {
+	if len(pairs) == 0 {
+		return 0, nil
+	}
+	var key []byte
+	for _, p := range pairs {
+		key = fmt.Appendf(key, "%d,%d:%s%s", len(p.name), len(p.value), p.name, p.value)
+	}
+	if n, ok := t.known[string(key)]; ok {
+		return n, nil
+	}
+	if t.known == nil {
+		t.known, t.blobs = map[string]uint32{}, map[string]span{}
+	}
+	first := uint32(len(t.attrs))
+	for _, p := range pairs {
+		name, err := t.blob(p.name)
+		if err != nil {
+			return 0, err
+		}
+		value, err := t.blob(string(p.value))
+		if err != nil {
+			return 0, err
+		}
+		t.attrs = append(t.attrs, xattr{name, value})
+	}
+	t.sets = append(t.sets, span{first, uint32(len(pairs))})
+	t.known[string(key)] = uint32(len(t.sets))
+	return uint32(len(t.sets)), nil
+}
+
+func (t *xattrTable) blob(s string) (span, error) {
+	if at, ok := t.blobs[s]; ok {
+		return at, nil
+	}
+	if len(t.bytes)+len(s) > maxSection || len(t.attrs) >= maxSection/xattrSize {
+		return span{}, fserr.Newf(fserr.TooLarge, "index", "", "%w: more than %d bytes of extended attributes", ErrLimit, maxSection)
+	}
+	at := span{uint32(len(t.bytes)), uint32(len(s))}
+	t.bytes = append(t.bytes, s...)
+	t.blobs[s] = at
+	return at, nil
+}
+
+// checkXattrs applies the limits of Linux and returns the attributes in order.
+func checkXattrs(owner string, xattrs map[string][]byte) ([]pair, error) {
+	if len(xattrs) == 0 {
+		return nil, nil
+	}
+	pairs := make([]pair, 0, len(xattrs))
+	list := 0
+	for name, value := range xattrs {
+		switch {
+		case name == "" || hasZero(name):
+			return nil, refuse(owner, ErrName, "extended attribute %.40q", name)
+		case len(name) > maxXattrName:
+			return nil, refuse(owner, ErrLimit, "extended attribute name of %d bytes", len(name))
+		case len(value) > maxXattrValue:
+			return nil, refuse(owner, ErrLimit, "extended attribute of %d bytes", len(value))
+		}
+		list += len(name) + 1
+		pairs = append(pairs, pair{name, value})
+	}
+	if list > maxXattrList {
+		return nil, refuse(owner, ErrLimit, "%d bytes of extended attribute names", list)
+	}
+	slices.SortFunc(pairs, func(a, b pair) int {
+		if a.name < b.name {
+			return -1
+		}
+		return 1
+	})
+	return pairs, nil
+}

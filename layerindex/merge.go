@@ -1,0 +1,298 @@
+package layerindex
+
+import (
+	"bytes"
+
+	"github.com/nineply/nineply/internal/fserr"
+)
+
+// Merge writes the tree that layers, bottom first, show when they lie on each
+// other, to path, the way WriteFile writes. At most 512 layers; they stay open
+// and are not needed by the result except for their chunks.
+//
+// A name is what the topmost layer that has it says. A whiteout hides the name
+// in the layers below its own; an opaque directory hides what lower layers have
+// in it, and so does a directory with a whiteout of its own name beside it.
+// Directories on each other become one, with the attributes of the topmost
+// layer that has an entry for it. Names that are hard links in their layer stay
+// one node, whose link count is that of the names still visible.
+func Merge(path string, layers []*Index) error {
+	return mergeTo(osFS{}, path, layers)
+}
+
+func mergeTo(fsys fileSystem, path string, layers []*Index) error {
+	im, err := mergeLayers(layers)
+	if err != nil {
+		return err
+	}
+	return im.writeFile(fsys, path)
+}
+
+func mergeLayers(layers []*Index) (*image, error) {
+	if len(layers) > maxLayers {
+		return nil, fserr.Newf(fserr.TooLarge, "merge", "", "%w: %d layers", ErrLimit, len(layers))
+	}
+	m := &merger{
+		layers: layers,
+		im:     &image{kind: kindMerged},
+		links:  map[source]uint32{},
+		xattrs: make([][]uint32, len(layers)),
+	}
+	for _, x := range layers {
+		if x.kind != kindLayer {
+			return nil, fserr.Newf(fserr.Invalid, "merge", x.path, "not an open layer index")
+		}
+		m.im.layers = append(m.im.layers, x.layers[0])
+	}
+	return m.im, m.run()
+}
+
+// source is a node of a layer.
+type source struct{ layer, ino uint32 }
+
+// merger walks the directories of all layers together, breadth first. Only what
+// it has found and not yet visited is held besides the result.
+type merger struct {
+	layers []*Index
+	im     *image
+	links  map[source]uint32 // nodes with several names: their number
+	xattrs [][]uint32        // by layer and set: the set in the image
+
+	queue   []dirSources
+	sources []source // of the queue's directories, top first
+	cursors []cursor
+	same    []source // scratch: the directories of one name
+}
+
+// dirSources is a directory of the result that is to be visited: the next n
+// sources are its parts.
+type dirSources struct {
+	ino uint32
+	n   int
+}
+
+// cursor is a position in a directory of one layer.
+type cursor struct {
+	layer, pos, end uint32
+	at              dirent
+	name            []byte
+}
+
+func (m *merger) node(s source) node { return decodeNode(m.layers[s.layer].record(Ino(s.ino))) }
+
+func (m *merger) run() error {
+	parts := make([]source, 0, len(m.layers))
+	for i := len(m.layers) - 1; i >= 0; i-- {
+		parts = append(parts, source{uint32(i), uint32(RootIno)})
+	}
+	if len(parts) == 0 {
+		root := node{mode: ModeDir | 0o755, nlink: 2, size: DirSize}
+		_, err := m.im.addNode(root, uint32(RootIno))
+		return err
+	}
+	if _, err := m.addDir(parts, uint32(RootIno)); err != nil {
+		return err
+	}
+	for len(m.queue) > 0 {
+		d := m.queue[0]
+		m.queue = m.queue[1:]
+		parts := m.sources[:d.n]
+		m.sources = m.sources[d.n:]
+		if err := m.directory(d.ino, parts); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// addDir numbers a directory made of parts, top first, all directories, and
+// queues it.
+func (m *merger) addDir(parts []source, parent uint32) (uint32, error) {
+	described, visible := parts[0], len(parts)
+	for i, s := range parts {
+		if m.node(s).flags&flagImplied == 0 {
+			described = s
+			break
+		}
+		if i == len(parts)-1 {
+			described = parts[0]
+		}
+	}
+	for i, s := range parts {
+		if m.node(s).flags&flagOpaque != 0 {
+			visible = i + 1
+			break
+		}
+	}
+	n := m.node(described)
+	n.flags, n.layer = 0, 0
+	if err := m.moveXattrs(described.layer, &n); err != nil {
+		return 0, err
+	}
+	ino, err := m.im.addNode(n, parent)
+	if err != nil {
+		return 0, err
+	}
+	m.queue = append(m.queue, dirSources{ino, visible})
+	m.sources = append(m.sources, parts[:visible]...)
+	return ino, nil
+}
+
+// directory merges the names of the parts of directory ino.
+func (m *merger) directory(ino uint32, parts []source) error {
+	m.cursors = m.cursors[:0]
+	for _, s := range parts {
+		n := m.node(s)
+		c := cursor{layer: s.layer, pos: n.a, end: n.a + n.b}
+		if m.load(&c) {
+			m.cursors = append(m.cursors, c)
+		}
+	}
+	first, subdirs := len(m.im.dirents), uint32(0)
+	for len(m.cursors) > 0 {
+		top := m.lowest()
+		isDir, err := m.name(ino, top)
+		if err != nil {
+			return err
+		}
+		if isDir {
+			subdirs++
+		}
+		m.advance(m.cursors[top].at.prefix, m.cursors[top].name)
+	}
+	d := &m.im.nodes[ino-1]
+	d.a, d.b = uint32(first), uint32(len(m.im.dirents)-first)
+	d.nlink = 2 + subdirs
+	return nil
+}
+
+// load reads the dirent at the cursor.
+func (m *merger) load(c *cursor) bool {
+	if c.pos >= c.end {
+		return false
+	}
+	x := m.layers[c.layer]
+	c.at = x.direntAt(c.pos)
+	c.name = x.nameOf(c.at)
+	return true
+}
+
+// lowest returns the topmost of the cursors at the lowest name.
+func (m *merger) lowest() int {
+	best := 0
+	for i := 1; i < len(m.cursors); i++ {
+		c, b := &m.cursors[i], &m.cursors[best]
+		if c.at.prefix < b.at.prefix || c.at.prefix == b.at.prefix && bytes.Compare(c.name, b.name) < 0 {
+			best = i
+		}
+	}
+	return best
+}
+
+// advance moves all cursors that are at name, and drops those that are done.
+func (m *merger) advance(prefix uint64, name []byte) {
+	kept := m.cursors[:0]
+	for _, c := range m.cursors {
+		if c.at.prefix == prefix && bytes.Equal(c.name, name) {
+			c.pos++
+			if !m.load(&c) {
+				continue
+			}
+		}
+		kept = append(kept, c)
+	}
+	m.cursors = kept
+}
+
+// name gives the name at cursor top, which no cursor above it has, to the image.
+func (m *merger) name(dir uint32, top int) (isDir bool, err error) {
+	c := &m.cursors[top]
+	var ino uint32
+	switch c.at.typ {
+	case dtWhiteout:
+		return false, nil
+	case DTDir:
+		ino, err = m.addDir(m.parts(top), dir)
+	default:
+		ino, err = m.addFile(source{c.layer, c.at.ino}, dir)
+	}
+	if err != nil {
+		return false, err
+	}
+	return c.at.typ == DTDir, m.im.addDirent(c.name, ino, c.at.typ)
+}
+
+// parts collects the directories on each other under the name at cursor top.
+func (m *merger) parts(top int) []source {
+	m.same = m.same[:0]
+	for i := top; i < len(m.cursors); i++ {
+		c, t := &m.cursors[i], &m.cursors[top]
+		if c.at.prefix != t.at.prefix || !bytes.Equal(c.name, t.name) {
+			continue
+		}
+		if c.at.typ != DTDir {
+			break
+		}
+		m.same = append(m.same, source{c.layer, c.at.ino})
+	}
+	return m.same
+}
+
+// addFile numbers a node that is not a directory, unless another name did.
+func (m *merger) addFile(s source, dir uint32) (uint32, error) {
+	n := m.node(s)
+	linked := n.nlink > 1
+	if linked {
+		if ino, ok := m.links[s]; ok {
+			m.im.nodes[ino-1].nlink++
+			return ino, nil
+		}
+	}
+	n.nlink = 1
+	switch n.kind() {
+	case ModeReg:
+		n.layer = s.layer
+	case ModeSymlink:
+		target, err := m.layers[s.layer].Readlink(Ino(s.ino))
+		if err != nil {
+			return 0, err
+		}
+		if err := m.im.addTarget(&n, target); err != nil {
+			return 0, err
+		}
+	}
+	if err := m.moveXattrs(s.layer, &n); err != nil {
+		return 0, err
+	}
+	ino, err := m.im.addNode(n, dir)
+	if err == nil && linked {
+		m.links[s] = ino
+	}
+	return ino, err
+}
+
+// moveXattrs replaces a set of a layer by the same set of the image.
+func (m *merger) moveXattrs(layer uint32, n *node) error {
+	if n.xattrs == 0 {
+		return nil
+	}
+	x := m.layers[layer]
+	if m.xattrs[layer] == nil {
+		m.xattrs[layer] = make([]uint32, len(x.xattrSets)/xattrSetSize)
+	}
+	known := &m.xattrs[layer][n.xattrs-1]
+	if *known == 0 {
+		s := getSpan(x.xattrSets[uint64(n.xattrs-1)*xattrSetSize:])
+		pairs := make([]pair, s.n)
+		for i := range pairs {
+			rec := x.xattrs[(uint64(s.off)+uint64(i))*xattrSize:]
+			pairs[i] = pair{string(x.xattrBlob(getSpan(rec))), x.xattrBlob(getSpan(rec[8:]))}
+		}
+		var err error
+		if *known, err = m.im.xattrs.intern(pairs); err != nil {
+			return err
+		}
+	}
+	n.xattrs = *known
+	return nil
+}
