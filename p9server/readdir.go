@@ -1,0 +1,96 @@
+package p9server
+
+import (
+	"encoding/binary"
+	"syscall"
+
+	"github.com/nineply/nineply/layerindex"
+)
+
+// Cookies: an entry's offset is where the next one starts. "." is at 0, ".." at
+// 1, and the tree's position p at p+2. They mean the same on any connection.
+const (
+	cookieDot    = 0
+	cookieDotDot = 1
+	cookieTree   = 2
+	// maxPosition keeps cookies positive in the signed file position of Linux.
+	maxPosition = 1 << 62
+)
+
+// readdir answers Treaddir. Linux takes "." and ".." from the server.
+func (c *conn) readdir(tag uint16, d *decoder) syscall.Errno {
+	id, cookie, count := d.u32(), d.u64(), d.u32()
+	if d.bad {
+		return syscall.EINVAL
+	}
+	f := c.usable(id)
+	switch {
+	case f == nil || f.state == fidWalked:
+		return syscall.EBADF
+	case f.state != fidOpen || f.mode() != layerindex.ModeDir:
+		return syscall.ENOTDIR
+	case cookie >= maxPosition:
+		return syscall.EINVAL
+	}
+	room := int(min(count, c.msize-readHeader))
+	c.begin(tag, treaddir+1, 4+room)
+	at := len(c.out.b) + 4
+	c.out.b = append(c.out.b, 0, 0, 0, 0)
+	errno := c.appendEntries(c.tree(f), f.node, cookie, at+room)
+	if errno != 0 && len(c.out.b) == at {
+		c.undo()
+		return errno
+	}
+	// After some entries the error waits: the client asks again from there.
+	binary.LittleEndian.PutUint32(c.out.b[at-4:], uint32(len(c.out.b)-at))
+	c.end()
+	return 0
+}
+
+// appendEntries appends the entries of dir from cookie on as long as out stays
+// within limit bytes.
+func (c *conn) appendEntries(tree Tree, dir, cookie uint64, limit int) syscall.Errno {
+	for ; cookie < cookieTree; cookie++ {
+		e := layerindex.Dirent{Ino: dir, Type: layerindex.DTDir, Name: dotDot[:1]}
+		if cookie == cookieDotDot {
+			parent, err := tree.Parent(dir)
+			if err != nil {
+				return errnoOf(err)
+			}
+			e.Ino, e.Name = parent, dotDot
+		}
+		if !c.appendEntry(&e, cookie+1, limit) {
+			return syscall.EINVAL
+		}
+	}
+	for pos := cookie - cookieTree; ; {
+		e, next, ok, err := tree.Readdir(dir, pos)
+		switch {
+		case err != nil:
+			return errnoOf(err)
+		case !ok:
+			return 0
+		case next >= maxPosition-cookieTree || next == pos:
+			return syscall.EIO // a broken tree; the client would loop or stop
+		case !c.appendEntry(&e, next+cookieTree, limit):
+			// Nothing fits: an empty reply would mean the end, so say EINVAL as
+			// getdents(2) does.
+			return syscall.EINVAL
+		}
+		pos = next
+	}
+}
+
+var dotDot = []byte("..")
+
+// appendEntry appends one entry; false if it does not fit.
+func (c *conn) appendEntry(e *layerindex.Dirent, cookie uint64, limit int) bool {
+	if len(c.out.b)+direntFixed+len(e.Name) > limit {
+		return false
+	}
+	b := appendQid(c.out.b, qidTypeOf(uint32(e.Type)<<12), e.Ino)
+	b = binary.LittleEndian.AppendUint64(b, cookie)
+	b = append(b, e.Type)
+	c.out.b = appendString(b, e.Name)
+	return true
+}
