@@ -18,6 +18,19 @@ const (
 	TypeChunk
 )
 
+var typeNames = [...]string{
+	TypeDir: "dir", TypeReg: "reg", TypeSymlink: "symlink", TypeHardlink: "hardlink",
+	TypeChar: "char", TypeBlock: "block", TypeFifo: "fifo", TypeChunk: "chunk",
+}
+
+// String gives the type's name in the TOC.
+func (t EntryType) String() string {
+	if t == 0 || int(t) >= len(typeNames) {
+		return "unknown"
+	}
+	return typeNames[t]
+}
+
 // Entry is one record of a TOC: a file, directory, link or device, or a further
 // chunk of the regular file before it.
 type Entry struct {
@@ -56,6 +69,14 @@ type Chunk struct {
 	Member, MemberSize int64
 	// Inner is the chunk's offset in the uncompressed member.
 	Inner int64
+}
+
+// FetchSize is how many bytes from the start of the chunk's member are enough to
+// decode the chunk: the member, but not more than any sane compressor can need
+// for what is in front of the chunk and the chunk itself.
+func (c *Chunk) FetchSize() int64 {
+	n := c.Inner + c.Size
+	return min(c.MemberSize, n+n/4+4096)
 }
 
 // Names and annotation keys of the eStargz format (stargz-snapshotter,

@@ -1,0 +1,100 @@
+package estargz
+
+import (
+	"bytes"
+	"fmt"
+	"math"
+)
+
+// FooterSize is the length of the longest footer: reading this many bytes from
+// the end of a blob is enough for [ParseFooter].
+const FooterSize = 51
+
+// Footer is what the end of a blob says about where its TOC is.
+type Footer struct {
+	TOCOffset int64 // of the TOC's gzip member in the blob
+	Size      int64 // of the footer itself: 51, or 47 for legacy stargz
+}
+
+// A footer is an empty gzip member whose Extra field carries the offset of the
+// TOC in hex. The three forms differ in that field only.
+const (
+	gzipHead   = "\x1f\x8b\x08\x04\x00\x00\x00\x00\x00\xff"
+	emptyBlock = "\x01\x00\x00\xff\xff\x00\x00\x00\x00\x00\x00\x00\x00"
+	hexDigits  = 16
+
+	currentHead  = gzipHead + "\x1a\x00SG\x16\x00"
+	legacyHead   = gzipHead + "\x16\x00"
+	footerTail   = "STARGZ" + emptyBlock
+	externalTail = gzipHead + "\x15\x00SG\x11\x00STARGZEXTERNALTOC" + emptyBlock
+)
+
+// ParseFooter reads the footer at the end of tail, which is the last
+// [FooterSize] bytes of a blob, or the whole blob if it is shorter. Every byte
+// of the footer has to be right. It fails with [ErrNotEStargz] or
+// [ErrExternalTOC]; whether the offset lies in the blob is for [Footer.TOCRange].
+func ParseFooter(tail []byte) (Footer, error) {
+	for _, head := range [...]string{currentHead, legacyHead} {
+		size := len(head) + hexDigits + len(footerTail)
+		if len(tail) < size {
+			continue
+		}
+		f := tail[len(tail)-size:]
+		if !bytes.HasPrefix(f, []byte(head)) || !bytes.HasSuffix(f, []byte(footerTail)) {
+			continue
+		}
+		off, ok := parseHex(f[len(head) : len(head)+hexDigits])
+		if !ok || off > math.MaxInt64 {
+			return Footer{}, fmt.Errorf("footer: %w", ErrTOCOffset)
+		}
+		return Footer{TOCOffset: int64(off), Size: int64(size)}, nil
+	}
+	if bytes.HasSuffix(tail, []byte(externalTail)) {
+		return Footer{}, ErrExternalTOC
+	}
+	return Footer{}, ErrNotEStargz
+}
+
+// appendFooter writes the current form.
+func appendFooter(p []byte, tocOffset int64) []byte {
+	return fmt.Appendf(p, "%s%016x%s", currentHead, tocOffset, footerTail)
+}
+
+func parseHex(p []byte) (v uint64, ok bool) {
+	for _, c := range p {
+		n := unhex[c]
+		if n > 15 {
+			return 0, false
+		}
+		v = v<<4 | uint64(n)
+	}
+	return v, true
+}
+
+// unhex gives the value of a hex digit, and 255 for every other byte.
+var unhex = func() (t [256]byte) {
+	for i := range t {
+		t[i] = 0xff
+	}
+	for i := range 10 {
+		t['0'+i] = byte(i)
+	}
+	for i := range 6 {
+		t['a'+i], t['A'+i] = byte(10+i), byte(10+i)
+	}
+	return t
+}()
+
+// TOCRange gives the place in a blob of blobSize bytes of the TOC's gzip member,
+// the input of [ReadTOC]. It fails with [ErrTOCOffset] if the blob has no such
+// place, and with [ErrTOCCompressedSize] beyond lim.
+func (f Footer) TOCRange(blobSize int64, lim Limits) (offset, size int64, err error) {
+	size = blobSize - f.Size - f.TOCOffset
+	if f.TOCOffset < 0 || f.TOCOffset > blobSize || size <= 0 {
+		return 0, 0, fmt.Errorf("footer: %w: %d of %d", ErrTOCOffset, f.TOCOffset, blobSize)
+	}
+	if limit := lim.withDefaults().TOCCompressed; size > limit {
+		return 0, 0, fmt.Errorf("footer: %w: %d bytes, limit %d", ErrTOCCompressedSize, size, limit)
+	}
+	return f.TOCOffset, size, nil
+}
