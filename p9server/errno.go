@@ -10,11 +10,19 @@ import (
 // sent.
 const errnoDeferred = ^syscall.Errno(0)
 
-// errnoOf gives the errno that answers err. It does what [fserr.Errno] does,
-// without allocating for the errors that indexes return unwrapped.
+// errnoOf gives the errno that answers err: that of [fserr.Errno], found without
+// allocating for errors that are not wrapped. A request that is answered at all
+// was not cancelled by its client; that something under it was is a failure
+// like any other, not an interrupted call.
 func errnoOf(err error) syscall.Errno {
+	errno := syscall.EIO
 	if e, ok := err.(*fserr.Error); ok {
-		return e.Kind.Errno()
+		errno = e.Kind.Errno()
+	} else {
+		errno = fserr.Errno(err)
 	}
-	return fserr.Errno(err)
+	if errno == syscall.EINTR {
+		return syscall.EIO
+	}
+	return errno
 }

@@ -80,10 +80,10 @@ func testCookies(t *testing.T, connect Connect) {
 }
 
 // openRemote starts a session in which fid 1 is the open remote file.
-func openRemote(t *testing.T, connect Connect) (*Client, *gate) {
+func openRemote(t *testing.T, connect Connect) (*Client, *Gate) {
 	t.Helper()
-	tree, g := Reference(t), newGate()
-	tree.Fetch = g.wait
+	tree, g := Reference(t), NewGate()
+	tree.Fetch = g.Wait
 	c := NewClient(t, connect(t, Export(tree)))
 	c.Start("8192", "")
 	ino := find(t, tree, "/remote")
@@ -112,14 +112,14 @@ func testSlowRead(t *testing.T, connect Connect) {
 	c, g := openRemote(t, connect)
 	c.Send("Tread tag=1 fid=1 count=4")
 	c.Send("Tread tag=2 fid=1 count=4")
-	<-g.entered
-	<-g.entered
+	<-g.Entered
+	<-g.Entered
 	c.Exchange("Tclunk tag=3 fid=1", "Rclunk tag=3")
 	c.Send(rootAttr)
 	if got := c.Receive(); !strings.HasPrefix(got, "Rgetattr tag=9 ") {
 		t.Fatalf("received %s", got)
 	}
-	close(g.open)
+	g.Open()
 	replies := c.Receive() + " " + c.Receive()
 	for _, want := range []string{"Rread tag=1 " + remoteStart, "Rread tag=2 " + remoteStart} {
 		if !strings.Contains(replies, want) {
@@ -133,43 +133,43 @@ func testSlowRead(t *testing.T, connect Connect) {
 func testFlush(t *testing.T, connect Connect) {
 	c, g := openRemote(t, connect)
 	c.Send("Tread tag=1 fid=1 count=4")
-	<-g.entered
+	<-g.Entered
 	c.Exchange("Tflush tag=2 oldtag=1", "Rflush tag=2")
-	if err := <-g.left; err == nil {
+	if err := <-g.Left; err == nil {
 		t.Error("the flushed read was not cancelled")
 	}
 	c.Exchange("Tclunk tag=1 fid=77", "Rlerror tag=1 ecode=9")
 	c.Exchange("Tflush tag=2 oldtag=1", "Rflush tag=2")
 	c.Exchange("Tflush tag=2 oldtag=2", "Rflush tag=2")
-	close(g.open)
+	g.Open()
 	c.Exchange("Tread tag=1 fid=1 count=4", "Rread tag=1 "+remoteStart)
 }
 
 // testSlowAttach: an attach that waits holds nothing else up; flushed, it
 // leaves its fid free and nothing attached.
 func testSlowAttach(t *testing.T, connect Connect) {
-	g := newGate()
+	g := NewGate()
 	e := Export(Reference(t))
 	e.Add("slow", Reference(t))
 	e.Wait = func(ctx context.Context, aname string) error {
 		if aname == "" {
 			return nil
 		}
-		return g.wait(ctx, aname)
+		return g.Wait(ctx, aname)
 	}
 	c := NewClient(t, connect(t, e))
 	c.Start("8192", "")
 	c.Send(`Tattach tag=1 fid=5 aname="slow"`)
-	<-g.entered
+	<-g.Entered
 	c.Exchange("Tgetattr tag=2 fid=5 mask=1", "Rlerror tag=2 ecode=9")
 	c.Exchange("Tclunk tag=2 fid=5", "Rlerror tag=2 ecode=9")
 	c.Exchange("Tflush tag=2 oldtag=1", "Rflush tag=2")
-	if err := <-g.left; err == nil {
+	if err := <-g.Left; err == nil {
 		t.Error("the flushed attach was not cancelled")
 	}
 	c.Exchange(`Tattach tag=1 fid=5 aname=""`, "Rattach tag=1 qid=(80.1.1)")
 	c.Exchange("Tclunk tag=2 fid=5", "Rclunk tag=2")
-	close(g.open)
+	g.Open()
 	c.Exchange(`Tattach tag=1 fid=5 aname="slow"`, "Rattach tag=1 qid=(80.1.1)")
 	if got := e.Attached(); got != 2 {
 		t.Errorf("%d trees attached, want 2", got)
@@ -185,9 +185,9 @@ func testSlowAttach(t *testing.T, connect Connect) {
 func testVersionResets(t *testing.T, connect Connect) {
 	c, g := openRemote(t, connect)
 	c.Send("Tread tag=1 fid=1 count=4")
-	<-g.entered
+	<-g.Entered
 	c.Exchange(`Tversion msize=16384 version="9P2000.L"`, `Rversion tag=65535 msize=16384 version="9P2000.L"`)
-	if err := <-g.left; err == nil {
+	if err := <-g.Left; err == nil {
 		t.Error("the read of the ended session was not cancelled")
 	}
 	for _, fid := range []int{0, 1} {

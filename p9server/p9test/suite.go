@@ -1,7 +1,6 @@
 package p9test
 
 import (
-	"context"
 	"embed"
 	"encoding/hex"
 	"fmt"
@@ -94,27 +93,4 @@ func firstDifference(got, want string) string {
 		}
 	}
 	return "one ends early"
-}
-
-// gate holds fetches until told otherwise.
-type gate struct {
-	entered chan string   // gets the path of each fetch begun
-	open    chan struct{} // closed to let them end
-	left    chan error    // gets how each ended
-}
-
-func newGate() *gate {
-	return &gate{entered: make(chan string, 64), open: make(chan struct{}), left: make(chan error, 64)}
-}
-
-func (g *gate) wait(ctx context.Context, name string) error {
-	g.entered <- name
-	var err error
-	select {
-	case <-g.open:
-	case <-ctx.Done():
-		err = context.Cause(ctx)
-	}
-	g.left <- err
-	return err
 }
