@@ -1,0 +1,44 @@
+// Package registry reads and writes images in OCI and docker registries.
+//
+// # The way of a range
+//
+// [Registry.Blob] makes a blob of a descriptor without asking anybody. A read
+// looks up the hosts of the reference (package hosts: mirrors in order, then
+// the registry itself), and asks them one after the other for one byte range:
+//
+//	ReadRange -> run (hosts, rounds, backoff) -> fill (resume where it broke)
+//	          -> once (one request, checked) -> exchange (credentials, redirects)
+//
+// What a host answers is checked before a byte is used: the status, the
+// Content-Range, the length. A host that fails is passed over for the next; when
+// all have failed and one of the failures may pass, the round is repeated after
+// a growing pause or after what Retry-After asks for, within the deadline of the
+// context. A body that breaks is continued from where it broke. A host from
+// which no byte comes for [Options.StallTimeout] counts as broken.
+//
+// Hosts that ignore Range are read through when the wanted part lies near the
+// beginning, and remembered.
+//
+// # Redirects
+//
+// Registries send blob requests on to storage. The address is kept per blob and
+// host and used until the storage refuses it, then asked for again.
+//
+// # Credentials
+//
+// Credentials come from a [CredentialFunc], by host and repository, and go only
+// to the host they are for: not to a mirror (which has its own), not to where a
+// redirect leads, not to an upload location elsewhere. Tokens are kept per host,
+// repository and right. Client certificates and configured header fields follow
+// the same rule. Errors never contain the query of an address, where signatures
+// are.
+//
+// # What it is not
+//
+// Not a cache and not a scheduler: the number of requests at a time is the
+// caller's choice. Ranges are not verified here, only compared in length and
+// place; see source.ReadVerified.
+//
+// Locks: Registry.mu, endpoint.mu and blob.mu are leaves; none is held during
+// I/O, and none is taken while another is held.
+package registry

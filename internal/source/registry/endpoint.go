@@ -1,0 +1,272 @@
+package registry
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"oras.land/oras-go/v2/registry/remote/auth"
+
+	"github.com/nineply/nineply/internal/fserr"
+	"github.com/nineply/nineply/internal/source/hosts"
+)
+
+const (
+	// maxAuthClients bounds the repositories of a host whose tokens are kept.
+	maxAuthClients = 128
+	// penalty is how long a host that failed is asked after the others.
+	penalty = 10 * time.Second
+	// rangeMemory is how long a host is remembered to ignore Range.
+	rangeMemory = 10 * time.Minute
+	// maxTokenRedirects bounds the redirects of a token request.
+	maxTokenRedirects = 5
+)
+
+// endpoint is one host to ask, with its connections and tokens.
+type endpoint struct {
+	hosts.Host
+	registry *Registry
+	// namespace is the registry as references name it.
+	namespace string
+	base      *url.URL
+
+	// own is for the host itself; sibling for another port of it; away for
+	// anybody else. Only own shows a client certificate, and only own and
+	// sibling skip verification where that is configured.
+	own, sibling, away *http.Client
+	transports         []*http.Transport // made for this endpoint alone
+
+	downUntil     atomic.Int64 // unix nanoseconds
+	noRangesUntil atomic.Int64
+
+	mu        sync.Mutex
+	auth      map[string]*auth.Client // by repository and right
+	authOrder []string                // oldest first
+}
+
+func (r *Registry) newEndpoint(registry string, h hosts.Host) (*endpoint, error) {
+	e := &endpoint{
+		Host: h, registry: r, namespace: registry, base: h.URL(),
+		auth: map[string]*auth.Client{},
+	}
+	own, sibling, away := r.shared, r.shared, r.shared
+	if len(h.CA) > 0 || len(h.Client) > 0 || h.SkipVerify || h.DialTimeout > 0 {
+		roots, err := loadRoots(h.CA)
+		if err != nil {
+			return nil, fserr.New(fserr.Invalid, "configure host", h.Addr, err)
+		}
+		if err := checkPairs(h.Client); err != nil {
+			return nil, fserr.New(fserr.Invalid, "configure host", h.Addr, err)
+		}
+		dial := h.DialTimeout
+		if dial == 0 {
+			dial = r.opts.DialTimeout
+		}
+		ownTLS := &tls.Config{RootCAs: roots, InsecureSkipVerify: h.SkipVerify}
+		if len(h.Client) > 0 {
+			ownTLS.GetClientCertificate = clientCertificate(h.Client)
+		}
+		own = newTransport(ownTLS, dial)
+		sibling = newTransport(&tls.Config{RootCAs: roots, InsecureSkipVerify: h.SkipVerify}, dial)
+		away = newTransport(&tls.Config{RootCAs: roots}, dial)
+		e.transports = []*http.Transport{own, sibling, away}
+	}
+	e.own = &http.Client{Transport: own, CheckRedirect: checkRedirect}
+	e.sibling = &http.Client{Transport: sibling, CheckRedirect: neverRedirect}
+	e.away = &http.Client{Transport: away, CheckRedirect: neverRedirect}
+	return e, nil
+}
+
+func (e *endpoint) closeIdle() {
+	for _, t := range e.transports {
+		t.CloseIdleConnections()
+	}
+}
+
+func newTransport(tlsConfig *tls.Config, dialTimeout time.Duration) *http.Transport {
+	dialer := &net.Dialer{Timeout: dialTimeout, KeepAlive: 30 * time.Second}
+	return &http.Transport{
+		Proxy:                  http.ProxyFromEnvironment,
+		DialContext:            dialer.DialContext,
+		TLSClientConfig:        tlsConfig,
+		TLSHandshakeTimeout:    10 * time.Second,
+		ForceAttemptHTTP2:      true,
+		MaxIdleConns:           128,
+		MaxIdleConnsPerHost:    32,
+		IdleConnTimeout:        90 * time.Second,
+		ExpectContinueTimeout:  time.Second,
+		MaxResponseHeaderBytes: 256 << 10,
+		ReadBufferSize:         32 << 10,
+		WriteBufferSize:        32 << 10,
+		// A layer is compressed already, and a range is of the stored bytes.
+		DisableCompression: true,
+	}
+}
+
+func neverRedirect(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+
+// checkRedirect leaves redirects of our requests to exchange, which knows what
+// may follow them. Token requests, made by the auth client, are those without
+// Accept; that client guards where they lead.
+func checkRedirect(_ *http.Request, via []*http.Request) error {
+	if via[0].Header.Get("Accept") != "" {
+		return http.ErrUseLastResponse
+	}
+	if len(via) > maxTokenRedirects {
+		return fmt.Errorf("more than %d redirects of a token request", maxTokenRedirects)
+	}
+	return nil
+}
+
+func loadRoots(files []string) (*x509.CertPool, error) {
+	if len(files) == 0 {
+		return nil, nil // the system's
+	}
+	pool, err := x509.SystemCertPool()
+	if err != nil {
+		pool = x509.NewCertPool()
+	}
+	for _, f := range files {
+		data, err := os.ReadFile(f)
+		if err != nil {
+			return nil, fmt.Errorf("read CA certificate: %w", err)
+		}
+		if !pool.AppendCertsFromPEM(data) {
+			return nil, fmt.Errorf("no CA certificate in %s", f)
+		}
+	}
+	return pool, nil
+}
+
+func loadPair(pair [2]string) (tls.Certificate, error) {
+	key := pair[1]
+	if key == "" {
+		key = pair[0]
+	}
+	c, err := tls.LoadX509KeyPair(pair[0], key)
+	if err != nil {
+		return c, fmt.Errorf("client certificate %s: %w", pair[0], err)
+	}
+	return c, nil
+}
+
+func checkPairs(pairs [][2]string) error {
+	for _, p := range pairs {
+		if _, err := loadPair(p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// clientCertificate reads the files at each handshake, so that renewed ones are
+// taken.
+func clientCertificate(pairs [][2]string) func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+	return func(info *tls.CertificateRequestInfo) (*tls.Certificate, error) {
+		for _, p := range pairs {
+			c, err := loadPair(p)
+			if err != nil {
+				return nil, err
+			}
+			if info.SupportsCertificate(&c) == nil {
+				return &c, nil
+			}
+		}
+		return &tls.Certificate{}, nil
+	}
+}
+
+// client gives what to reach target with, once the endpoint's own origin has
+// been left.
+func (e *endpoint) client(target *url.URL) *http.Client {
+	if strings.EqualFold(target.Hostname(), e.base.Hostname()) {
+		return e.sibling
+	}
+	return e.away
+}
+
+// authClient gives the client that holds the tokens for a repository and a
+// right. Tokens are not shared between repositories: the credentials behind
+// them may differ.
+func (e *endpoint) authClient(repository, actions string) *auth.Client {
+	key := repository + "|" + actions
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if c := e.auth[key]; c != nil {
+		return c
+	}
+	if len(e.authOrder) >= maxAuthClients {
+		delete(e.auth, e.authOrder[0])
+		e.authOrder = slices.Delete(e.authOrder, 0, 1)
+	}
+	c := &auth.Client{
+		Client: e.own,
+		Header: http.Header{"User-Agent": {e.registry.opts.UserAgent}},
+		// Finds the token even where a proxy's challenges name another scope.
+		Cache: auth.NewSingleContextCache(),
+		Credential: func(ctx context.Context, host string) (auth.Credential, error) {
+			if host != e.Addr {
+				return auth.EmptyCredential, nil
+			}
+			cred, err := e.registry.opts.Credentials(ctx, host, repository)
+			return auth.Credential(cred), err
+		},
+		ClientID:             "nineply",
+		BlockedRealmPrefixes: realmPrefixes(e.Addr),
+	}
+	e.auth[key] = c
+	e.authOrder = append(e.authOrder, key)
+	return c
+}
+
+// realmPrefixes are addresses that a host may not send us to for a token. A
+// registry on this machine may name this machine.
+func realmPrefixes(addr string) []netip.Prefix {
+	blocked := auth.DefaultBlockedRealmPrefixes()
+	if !hosts.IsLoopback(addr) {
+		return blocked
+	}
+	return slices.DeleteFunc(blocked, func(p netip.Prefix) bool { return p.Addr().IsLoopback() })
+}
+
+// url makes the address of something in a repository of this host.
+func (e *endpoint) url(repository, kind, target string) *url.URL {
+	u := *e.base
+	u.Path += "/" + repository + "/" + kind + "/" + target
+	if e.Mirror {
+		u.RawQuery = url.Values{"ns": {e.namespace}}.Encode()
+	}
+	return &u
+}
+
+// down marks the host as one to ask after the others for a while.
+func (e *endpoint) down() { e.downUntil.Store(time.Now().Add(penalty).UnixNano()) }
+
+func (e *endpoint) up() {
+	if e.downUntil.Load() != 0 {
+		e.downUntil.Store(0)
+	}
+}
+
+func (e *endpoint) isDown(now time.Time) bool { return e.downUntil.Load() > now.UnixNano() }
+
+func (e *endpoint) setNoRanges() {
+	e.noRangesUntil.Store(time.Now().Add(rangeMemory).UnixNano())
+}
+
+func (e *endpoint) noRanges(now time.Time) bool { return e.noRangesUntil.Load() > now.UnixNano() }
+
+// errNotHTTP is an address of a redirect that is not for this client.
+var errNotHTTP = errors.New("redirect to something that is not http")

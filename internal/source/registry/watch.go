@@ -1,0 +1,87 @@
+package registry
+
+import (
+	"context"
+	"errors"
+	"io"
+	"time"
+
+	"github.com/nineply/nineply/internal/source"
+)
+
+// watch ends a request when nothing happens for a while. It runs only while
+// this side waits for the other.
+type watch struct {
+	limit  time.Duration
+	timer  *time.Timer
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+}
+
+// newWatch starts watching. The request must use the watch's context.
+func newWatch(ctx context.Context, limit time.Duration) *watch {
+	w := &watch{limit: limit}
+	w.ctx, w.cancel = context.WithCancelCause(ctx)
+	w.timer = time.AfterFunc(limit, func() { w.cancel(errStalled) })
+	return w
+}
+
+// touch starts the time anew.
+func (w *watch) touch() { w.timer.Reset(w.limit) }
+
+// pause stops the time until the next touch.
+func (w *watch) pause() { w.timer.Stop() }
+
+// stop ends the request.
+func (w *watch) stop() {
+	w.timer.Stop()
+	w.cancel(nil)
+}
+
+// watchedBody is the body of an answer: watched, counted, and judged.
+type watchedBody struct {
+	rc      io.ReadCloser
+	watch   *watch
+	counter *source.HostCounter
+}
+
+func (b *watchedBody) Read(p []byte) (int, error) {
+	b.watch.touch()
+	n, err := b.rc.Read(p)
+	b.watch.pause()
+	b.counter.Bytes.Add(int64(n))
+	if err != nil && !errors.Is(err, io.EOF) {
+		err = transportFailure(b.watch.ctx, bodyError{err})
+	}
+	return n, err
+}
+
+func (b *watchedBody) Close() error {
+	b.watch.stop()
+	return b.rc.Close()
+}
+
+// bodyError marks an error of reading a body as one of the network, whatever
+// the transport calls it.
+type bodyError struct{ error }
+
+func (e bodyError) Unwrap() error { return e.error }
+func (bodyError) Timeout() bool   { return false }
+func (bodyError) Temporary() bool { return true }
+
+// sentBody is the body of a request, watched and counted.
+type sentBody struct {
+	rc      io.ReadCloser
+	watch   *watch
+	counter *source.HostCounter
+}
+
+func (b *sentBody) Read(p []byte) (int, error) {
+	b.watch.pause() // reading our own content is not the host's stalling
+	n, err := b.rc.Read(p)
+	b.watch.touch()
+	b.counter.BytesSent.Add(int64(n))
+	return n, err
+}
+
+func (b *sentBody) Close() error { return b.rc.Close() }
