@@ -1,0 +1,121 @@
+package chunkstore
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/dgraph-io/badger/v4"
+	"github.com/dgraph-io/badger/v4/options"
+	"go.uber.org/zap"
+)
+
+// badgerIndex is the index database. It holds only small values, so that the
+// value log stays empty and its garbage collection is never needed.
+type badgerIndex struct{ db *badger.DB }
+
+// openBadger opens or creates the database in dir. A database that makes badger
+// panic counts as one that cannot be opened.
+func openBadger(dir string, log *zap.Logger) (b *badgerIndex, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			b, err = nil, fmt.Errorf("open index database %s: panic: %v", dir, p)
+		}
+	}()
+	opts := badger.DefaultOptions(dir).
+		WithLogger(badgerLog{log.Named("index").Sugar()}).
+		// Two small memtables bound the replay after a crash and the memory.
+		WithMemTableSize(8 << 20).
+		WithNumMemtables(2).
+		WithNumLevelZeroTables(2).
+		WithNumLevelZeroTablesStall(6).
+		WithNumCompactors(2).
+		WithCompactL0OnClose(true).
+		// Digests do not compress; without compression no block cache is needed.
+		WithCompression(options.None).
+		WithBlockCacheSize(0).
+		WithIndexCacheSize(0).
+		// The default makes a sparse file of 2 GiB at once.
+		WithValueLogFileSize(16 << 20).
+		WithValueThreshold(1 << 20).
+		WithNumVersionsToKeep(1).
+		WithDetectConflicts(false).
+		WithMetricsEnabled(false).
+		WithSyncWrites(false)
+	db, err := badger.Open(opts)
+	if err != nil {
+		return nil, fmt.Errorf("open index database %s: %w", dir, err)
+	}
+	return &badgerIndex{db: db}, nil
+}
+
+func (b *badgerIndex) get(key []byte, fn func(val []byte) error) error {
+	txn := b.db.NewTransaction(false)
+	defer txn.Discard()
+	item, err := txn.Get(key)
+	if errors.Is(err, badger.ErrKeyNotFound) {
+		return errNoKey
+	}
+	if err != nil {
+		return fmt.Errorf("index get: %w", err)
+	}
+	return item.Value(fn)
+}
+
+func (b *badgerIndex) apply(changes []change) error {
+	batch := b.db.NewWriteBatch()
+	defer batch.Cancel()
+	for _, c := range changes {
+		var err error
+		if c.val == nil {
+			err = batch.Delete(c.key)
+		} else {
+			err = batch.SetEntry(badger.NewEntry(c.key, c.val))
+		}
+		if err != nil {
+			return fmt.Errorf("index write: %w", err)
+		}
+	}
+	if err := batch.Flush(); err != nil {
+		return fmt.Errorf("index write: %w", err)
+	}
+	return nil
+}
+
+func (b *badgerIndex) sync() error {
+	if err := b.db.Sync(); err != nil {
+		return fmt.Errorf("index sync: %w", err)
+	}
+	return nil
+}
+
+func (b *badgerIndex) walk(prefix []byte, fn func(key, val []byte) error) error {
+	txn := b.db.NewTransaction(false)
+	defer txn.Discard()
+	opts := badger.DefaultIteratorOptions
+	opts.Prefix = prefix
+	it := txn.NewIterator(opts)
+	defer it.Close()
+	for it.Rewind(); it.Valid(); it.Next() {
+		item := it.Item()
+		if err := item.Value(func(val []byte) error { return fn(item.Key(), val) }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (b *badgerIndex) close() error {
+	if err := b.db.Close(); err != nil {
+		return fmt.Errorf("close index database: %w", err)
+	}
+	return nil
+}
+
+// badgerLog passes badger's warnings and errors on; its progress reports are
+// debug messages here.
+type badgerLog struct{ log *zap.SugaredLogger }
+
+func (l badgerLog) Errorf(format string, args ...any)   { l.log.Errorf(format, args...) }
+func (l badgerLog) Warningf(format string, args ...any) { l.log.Warnf(format, args...) }
+func (l badgerLog) Infof(format string, args ...any)    { l.log.Debugf(format, args...) }
+func (l badgerLog) Debugf(string, ...any)               {}

@@ -1,0 +1,187 @@
+package chunkstore
+
+import (
+	"errors"
+	"maps"
+
+	"go.uber.org/zap"
+)
+
+// Locate gives the place of a chunk. Callers keep it and pass it to
+// [Store.ReadAt]; asking once per chunk is enough.
+func (s *Store) Locate(d Digest) (Loc, bool) {
+	if err := s.enter(); err != nil {
+		return 0, false
+	}
+	defer s.leave()
+	if loc, ok := s.places.get(d); ok && s.segment(loc.segment()) != nil {
+		return loc, true
+	}
+	loc, ok := s.present(d)
+	if !ok {
+		s.count.misses.Add(1)
+		return 0, false
+	}
+	s.places.put(d, loc)
+	return loc, true
+}
+
+// Has says whether the chunk is stored. The answer may be out of date at once.
+func (s *Store) Has(d Digest) bool {
+	if err := s.enter(); err != nil {
+		return false
+	}
+	defer s.leave()
+	_, ok := s.present(d)
+	return ok
+}
+
+// present is the authoritative lookup: the place of a chunk in a segment that
+// exists.
+func (s *Store) present(d Digest) (Loc, bool) {
+	loc, ok := s.lookup(d)
+	if ok && s.segment(loc.segment()) == nil {
+		s.dropPlace(d, loc)
+		return 0, false
+	}
+	return loc, ok
+}
+
+// lookup gives the place on record for d: recent ones from memory, the others
+// from the database. A failing database knows nothing.
+func (s *Store) lookup(d Digest) (Loc, bool) {
+	s.pendingMu.RLock()
+	loc, ok := s.pending[d]
+	s.pendingMu.RUnlock()
+	if ok {
+		return loc, true
+	}
+	err := s.db.get(chunkKey(d), func(val []byte) error {
+		loc = decodeLoc(val)
+		return nil
+	})
+	if err != nil && !errors.Is(err, errNoKey) {
+		s.log.Warn("chunk place unreadable", zap.Error(err))
+	}
+	return loc, err == nil && loc != 0
+}
+
+// setPending records the place of a chunk just written.
+func (s *Store) setPending(d Digest, loc Loc) {
+	s.pendingMu.Lock()
+	s.pending[d] = loc
+	s.pendingMu.Unlock()
+	s.places.put(d, loc)
+}
+
+// dropPlace forgets that d is at loc, unless it is somewhere else by now. It
+// says whether it did.
+func (s *Store) dropPlace(d Digest, loc Loc) bool {
+	s.placeMu.Lock()
+	defer s.placeMu.Unlock()
+	n, err := s.dropPlaces([]placed{{d, loc}})
+	if err != nil {
+		s.log.Warn("chunk place not removed", zap.Error(err))
+	}
+	return n > 0
+}
+
+type placed struct {
+	digest Digest
+	loc    Loc
+}
+
+// dropPlaces forgets those of the places that still hold, and gives their
+// number. placeMu is held.
+func (s *Store) dropPlaces(list []placed, also ...change) (int, error) {
+	changes := also
+	n := 0
+	for _, p := range list {
+		s.metas.forget(p.loc)
+		if cur, ok := s.lookup(p.digest); !ok || cur != p.loc {
+			continue
+		}
+		n++
+		if g := s.segment(p.loc.segment()); g != nil {
+			g.live.Add(-1)
+		}
+		s.pendingMu.Lock()
+		if s.pending[p.digest] == p.loc {
+			delete(s.pending, p.digest)
+		}
+		s.pendingMu.Unlock()
+		changes = append(changes, change{key: chunkKey(p.digest)})
+	}
+	var err error
+	if len(changes) > 0 {
+		err = s.db.apply(changes)
+	}
+	for _, p := range list {
+		if loc, ok := s.places.get(p.digest); ok && loc == p.loc {
+			s.places.remove(p.digest)
+		}
+	}
+	return n, err
+}
+
+// recent copies the pending places in segments for which keep holds.
+func (s *Store) recent(keep func(segment uint32) bool) map[Digest]Loc {
+	s.pendingMu.RLock()
+	defer s.pendingMu.RUnlock()
+	list := maps.Clone(s.pending)
+	maps.DeleteFunc(list, func(_ Digest, loc Loc) bool { return !keep(loc.segment()) })
+	return list
+}
+
+// commit moves places from memory to the database, with the summaries of
+// segments that were sealed since the last time, and makes both durable.
+func (s *Store) commit(list map[Digest]Loc) error {
+	if err := s.indexRoom(); err != nil {
+		return err
+	}
+	s.placeMu.Lock()
+	defer s.placeMu.Unlock()
+	changes := make([]change, 0, len(list))
+	s.pendingMu.RLock()
+	for d, loc := range list {
+		if s.pending[d] == loc {
+			changes = append(changes, change{chunkKey(d), encodeLoc(loc)})
+		}
+	}
+	s.pendingMu.RUnlock()
+	var sealed []*segment
+	for _, g := range s.segments() {
+		if g.is(stateClosed) && g.sealed.Load() && !g.recorded {
+			sealed = append(sealed, g)
+			changes = append(changes, change{segmentKey(prefixSegment, g.id), g.summary().encode()})
+		}
+	}
+	if len(changes) == 0 {
+		return nil
+	}
+	if err := s.db.apply(changes); err != nil {
+		return err
+	}
+	for _, g := range sealed {
+		g.recorded = true
+	}
+	s.pendingMu.Lock()
+	for d, loc := range list {
+		if s.pending[d] == loc {
+			delete(s.pending, d)
+		}
+	}
+	s.pendingMu.Unlock()
+	return s.db.sync()
+}
+
+func (g *segment) summary() summary {
+	return summary{
+		size:     g.size.Load(),
+		punched:  g.punched.Load(),
+		dataEnd:  g.dataEnd,
+		live:     max(g.live.Load(), 0),
+		indexSum: g.indexSum,
+		swept:    g.swept,
+	}
+}

@@ -1,0 +1,274 @@
+package chunkstore
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+
+	"go.uber.org/zap"
+
+	"github.com/nineply/nineply/internal/fserr"
+)
+
+// smallRecord is the record size up to which header and payload are put
+// together in one buffer and written with one call.
+const smallRecord = 128 << 10
+
+// statfsEvery is how many bytes are written between two looks at the free space
+// of the disk.
+const statfsEvery = 4 << 20
+
+// Put stores a chunk of at most MaxChunk bytes and gives its place. It always
+// hashes data first: ErrDigest if it is not what d says. A chunk that is there
+// already is not written again. When Put returns, the chunk survives the death
+// of the process; it survives a power cut once its segment is sealed, or after
+// [Store.Sync]. ErrNoSpace if there is no room even after evicting. data is not
+// kept.
+func (s *Store) Put(ctx context.Context, d Digest, data []byte) (Loc, error) {
+	if err := s.enter(); err != nil {
+		return 0, err
+	}
+	defer s.leave()
+	if len(data) > MaxChunk {
+		return 0, chunkError(fserr.TooLarge, "put", d, fmt.Errorf("%d bytes, at most %d", len(data), MaxChunk))
+	}
+	if sha256.Sum256(data) != d {
+		return 0, chunkError(fserr.Corrupt, "put", d, ErrDigest)
+	}
+	if loc, ok := s.dedup(d); ok {
+		return loc, nil
+	}
+	if err := s.lockAppend(ctx); err != nil {
+		return 0, chunkError(fserr.KindOf(err), "put", d, err)
+	}
+	defer s.unlockAppend()
+	if loc, ok := s.dedup(d); ok {
+		return loc, nil
+	}
+	loc, err := s.append(ctx, d, data)
+	switch {
+	case err == nil:
+		s.count.puts.Add(1)
+		return loc, nil
+	case isNoSpace(err):
+		return 0, noSpace(d, err)
+	}
+	return 0, chunkError(fserr.KindOf(err), "put", d, err)
+}
+
+// dedup gives the place of a chunk that is there, and counts it as used.
+func (s *Store) dedup(d Digest) (Loc, bool) {
+	loc, ok := s.present(d)
+	if !ok {
+		return 0, false
+	}
+	s.count.dedups.Add(1)
+	if g := s.segment(loc.segment()); g != nil {
+		g.touch(loc.unit())
+	}
+	return loc, true
+}
+
+// append writes one record, under appendSem. A disk that turns out to be full
+// is evicted from, a segment that cannot be written is given up for a new one;
+// each once.
+func (s *Store) append(ctx context.Context, d Digest, data []byte) (Loc, error) {
+	var failed error
+	for range 3 {
+		g, err := s.reserve(ctx, int64(len(data)))
+		if err == nil {
+			var loc Loc
+			if loc, err = s.write(g, d, data); err == nil {
+				s.wakeEvictor()
+				return loc, nil
+			}
+		}
+		if failed != nil || errors.Is(err, ErrNoSpace) || ctx.Err() != nil {
+			return 0, err
+		}
+		failed = err
+		if !isNoSpace(err) {
+			s.log.Warn("segment given up after a failed write", zap.Error(err))
+			if err := s.rotate(ctx); err != nil {
+				return 0, err
+			}
+			continue
+		}
+		if _, err := s.evict(ctx, recordSize(int64(len(data)))+s.opt.SegmentBytes/8); err != nil {
+			return 0, err
+		}
+	}
+	return 0, failed
+}
+
+// write puts the record at the end of g.
+func (s *Store) write(g *segment, d Digest, data []byte) (Loc, error) {
+	f, err := s.open(g)
+	if err != nil {
+		return 0, err
+	}
+	payload := int64(len(data))
+	unit := uint32(g.dataEnd / unitSize)
+	head := int(headerSize + tableSize(payload))
+	buf := s.getScratch()
+	defer s.putScratch(buf)
+	rec := buf.grow(head)
+	h := header{digest: d, size: payload, tableSum: encodeTable(rec[headerSize:], data)}
+	encodeHeader(rec, h, place{cookie: s.cookie, segment: g.id, unit: unit})
+	if int64(head)+payload <= smallRecord {
+		rec = append(rec, data...)
+		data = nil
+	}
+	buf.rec = rec
+	_, err = f.WriteAt(rec, g.dataEnd)
+	if err == nil && len(data) > 0 {
+		_, err = f.WriteAt(data, g.dataEnd+int64(head))
+	}
+	if err != nil {
+		if terr := f.Truncate(g.dataEnd); terr != nil {
+			err = errors.Join(err, terr)
+		}
+		return 0, err
+	}
+	e := entry{digest: d, unit: unit, size: uint32(payload)}
+	loc := e.loc(g.id)
+	g.entries = append(g.entries, e)
+	g.size.Store(g.dataEnd + int64(head) + payload)
+	g.dataEnd = e.end()
+	g.live.Add(1)
+	s.recharge(g)
+	s.sinceStatfs += int64(head) + payload
+	s.setPending(d, loc)
+	return loc, nil
+}
+
+// reserve finds room for a record of this payload within the limit and on the
+// disk: it evicts, and if everything that could go is in the active segment,
+// closes that one to evict from it too.
+func (s *Store) reserve(ctx context.Context, payload int64) (*segment, error) {
+	if limit := s.opt.MaxBytes; limit > 0 && chargeWith(superblockSize+recordSize(payload), 1) > limit {
+		return nil, ErrNoSpace
+	}
+	for try := 0; ; try++ {
+		g, need := s.candidate(payload)
+		missing := max(s.overLimit(need), s.diskShortage(need))
+		if missing <= 0 {
+			if g != nil {
+				return g, nil
+			}
+			return s.replaceActive(ctx)
+		}
+		switch try {
+		case 0:
+		case 1:
+			if err := s.rotate(ctx); err != nil {
+				return nil, err
+			}
+			if err := s.settle(ctx); err != nil && ctx.Err() != nil {
+				return nil, err
+			}
+		default:
+			return nil, ErrNoSpace
+		}
+		if _, err := s.evict(ctx, max(missing, s.opt.MaxBytes/32, s.opt.SegmentBytes/8)); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// candidate gives the segment a record of this payload would go to, nil if to a
+// new one, and the bytes it would add to the charge. A record larger than a
+// segment gets one for itself.
+func (s *Store) candidate(payload int64) (*segment, int64) {
+	g := s.active.Load()
+	if g == nil {
+		g = s.resume()
+	}
+	if g != nil {
+		charge := chargeWith(g.dataEnd+recordSize(payload), len(g.entries)+1)
+		if len(g.entries) == 0 || charge <= s.opt.SegmentBytes {
+			return g, charge - g.charge.Load()
+		}
+	}
+	return nil, chargeWith(superblockSize+recordSize(payload), 1)
+}
+
+// replaceActive hands the active segment on and makes a new one.
+func (s *Store) replaceActive(ctx context.Context) (*segment, error) {
+	if err := s.rotate(ctx); err != nil {
+		return nil, err
+	}
+	g, err := s.createSegment()
+	if err != nil {
+		return nil, err
+	}
+	s.active.Store(g)
+	return g, nil
+}
+
+// overLimit is how many bytes too many there would be with need more.
+func (s *Store) overLimit(need int64) int64 {
+	if s.opt.MaxBytes == 0 {
+		return 0
+	}
+	return s.used.Load() + need + s.indexReserve.Load() - s.opt.MaxBytes
+}
+
+// diskShortage is by how much the file system would be short of its headroom.
+// It asks seldom while there is plenty.
+func (s *Store) diskShortage(need int64) int64 {
+	if s.opt.MinFreeBytes < 0 || s.sinceStatfs < statfsEvery {
+		return 0
+	}
+	free, err := s.fs.Free(s.opt.Dir)
+	if err != nil {
+		return 0 // a write will tell
+	}
+	short := s.opt.MinFreeBytes + need - free
+	if short <= -2*statfsEvery {
+		s.sinceStatfs = 0
+	}
+	return short
+}
+
+// indexRoom fails while the disk is too full to let the database write: its log
+// is a mapped sparse file, where a full disk is a fatal signal.
+func (s *Store) indexRoom() error {
+	if s.opt.MinFreeBytes < 0 {
+		return nil
+	}
+	free, err := s.fs.Free(s.opt.Dir)
+	if err == nil && free < s.opt.MinFreeBytes/2 {
+		return fmt.Errorf("%d bytes free on disk: %w", free, ErrNoSpace)
+	}
+	return nil
+}
+
+// rotate hands the active segment to the background to be sealed. It waits if
+// that has too many already.
+func (s *Store) rotate(ctx context.Context) error {
+	g := s.active.Load()
+	if g == nil {
+		return nil
+	}
+	g.become(stateSealing)
+	select {
+	case s.seals <- g:
+		s.active.Store(nil)
+		return nil
+	case <-ctx.Done():
+		g.become(stateActive)
+		return ctx.Err()
+	}
+}
+
+// wakeEvictor has the background evict before the limit is reached.
+func (s *Store) wakeEvictor() {
+	if s.opt.MaxBytes > 0 && s.used.Load() > s.opt.MaxBytes-s.opt.MaxBytes/32 {
+		select {
+		case s.wake <- struct{}{}:
+		default:
+		}
+	}
+}
