@@ -1,6 +1,7 @@
 package layerindex
 
 import (
+	"bytes"
 	"encoding/binary"
 	"io"
 )
@@ -28,7 +29,18 @@ const HeaderSize = headerSize
 // Makedev is the device number encoding.
 func Makedev(major, minor uint32) uint64 { return makedev(major, minor) }
 
-// Verify checks an index without opening a file.
+// OpenBytes opens an index that is in memory.
+func OpenBytes(p []byte) (*Index, error) {
+	h, layers, err := verify(bytes.NewReader(p), int64(len(p)))
+	if err != nil {
+		return nil, err
+	}
+	x := newIndex(h, layers, p)
+	x.unmap = func([]byte) error { return nil }
+	return x, nil
+}
+
+// Verify checks an index without mapping it.
 func Verify(r io.ReaderAt, size int64) error {
 	_, _, err := verify(r, size)
 	return err

@@ -38,9 +38,9 @@ func mergeLayers(layers []*Index) (*image, error) {
 		links:  map[source]uint32{},
 		xattrs: make([][]uint32, len(layers)),
 	}
-	for _, x := range layers {
-		if x.kind != kindLayer {
-			return nil, fserr.Newf(fserr.Invalid, "merge", x.path, "not an open layer index")
+	for i, x := range layers {
+		if x == nil || x.kind != kindLayer {
+			return nil, fserr.Newf(fserr.Invalid, "merge", "", "layer %d of %d is not an open layer index", i, len(layers))
 		}
 		m.im.layers = append(m.im.layers, x.layers[0])
 	}

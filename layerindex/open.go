@@ -73,7 +73,14 @@ func openFile(f *os.File) (*Index, error) {
 	if err != nil {
 		return nil, err
 	}
-	x := &Index{path: f.Name(), kind: h.kind, layers: layers, data: data, unmap: unmap}
+	x := newIndex(h, layers, data)
+	x.path, x.unmap = f.Name(), unmap
+	return x, nil
+}
+
+// newIndex lays the sections over a verified file.
+func newIndex(h *header, layers []LayerInfo, data []byte) *Index {
+	x := &Index{kind: h.kind, layers: layers, data: data}
 	view := func(i int) []byte {
 		s := h.sections[i]
 		return data[s.off : s.off+s.size : s.off+s.size]
@@ -81,7 +88,7 @@ func openFile(f *os.File) (*Index, error) {
 	x.nodes, x.dirents, x.names, x.targets = view(secNodes), view(secDirents), view(secNames), view(secTargets)
 	x.xattrSets, x.xattrs, x.xattrBytes, x.chunks = view(secXattrSets), view(secXattrs), view(secXattrBytes), view(secChunks)
 	x.numNodes, x.numChunks = uint64(len(x.nodes)/nodeSize), uint32(len(x.chunks)/chunkSize)
-	return x, nil
+	return x
 }
 
 // Close unmaps the file. Everything the index returned becomes invalid.
@@ -185,14 +192,26 @@ func (s *stream) fill() {
 	s.w += n
 }
 
-// finish reads the rest and compares the sum.
+// finish reads the rest, compares the sum, and sees that only zeros lie between
+// the section and the next.
 func (s *stream) finish() error {
 	for s.err == nil && s.off < s.end {
 		s.r = s.w
 		s.fill()
 	}
-	if s.err == nil && s.crc != s.want {
+	if s.err != nil {
+		return s.err
+	}
+	if s.crc != s.want {
 		return corrupt("checksum of section %d differs", s.section)
 	}
-	return s.err
+	var gap [sectionAlign]byte
+	n := align(s.end) - s.end
+	if _, err := s.f.ReadAt(gap[:n], s.end); err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+	if gap != [sectionAlign]byte{} {
+		return corrupt("stray bytes behind section %d", s.section)
+	}
+	return nil
 }
