@@ -1,0 +1,75 @@
+# `make help` lists the targets.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := build
+
+CACHE := $(or $(NINEPLY_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/nineply)
+LINT := $(CACHE)/golangci-lint-v2.15.0/bin/golangci-lint
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+PREFIX ?= /usr/local
+FUZZTIME ?= 30s
+BENCH ?= .
+SOAKTIME ?= 10m
+GO_BUILD := CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)'
+# Everything but the end-to-end tests, which have a target of their own.
+UNIT = $$(go list ./... | grep -v '/e2e')
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## build bin/nineply and bin/nineply-mount
+	@command -v go >/dev/null || deploy/install-deps.sh build
+	mkdir -p bin
+	$(GO_BUILD) -o bin ./cmd/...
+
+.PHONY: demo
+demo: deps-demo build ## install what it needs, build, and show a cold start
+	bin/nineply demo
+
+.PHONY: test
+test: deps-test ## install what they need and run all tests: unit, race, lint, short fuzz, e2e
+	$(MAKE) --no-print-directory build unit race lint
+	$(MAKE) --no-print-directory fuzz FUZZTIME=3s
+	$(MAKE) --no-print-directory e2e
+
+.PHONY: unit
+unit: ## run the tests of the packages
+	go test -shuffle=on -timeout 15m $(UNIT)
+
+.PHONY: race
+race: ## run the quick tests under the race detector
+	CGO_ENABLED=1 go test -race -short -shuffle=on -timeout 15m $(UNIT)
+
+.PHONY: lint
+lint: ## check style, import directions and formatting
+	go vet ./...
+	$(LINT) run ./...
+
+.PHONY: fuzz
+fuzz: ## run every fuzz target for FUZZTIME (30s)
+	deploy/fuzz.sh $(FUZZTIME)
+
+.PHONY: e2e
+e2e: build ## run the end-to-end tests with real registries, runtimes and guests
+	NINEPLY_E2E=require go test -count=1 -timeout 30m ./e2e/...
+
+.PHONY: bench
+bench: ## run the benchmarks matching BENCH (all)
+	go test -run '^$$' -bench '$(BENCH)' -benchmem ./...
+
+.PHONY: install
+install: build ## install below PREFIX (/usr/local)
+	install -D -m 755 bin/nineply $(DESTDIR)$(PREFIX)/bin/nineply
+	install -D -m 755 bin/nineply-mount $(DESTDIR)$(PREFIX)/bin/nineply-mount
+
+.PHONY: deps-demo deps-test
+deps-demo:
+	@deploy/install-deps.sh demo
+deps-test:
+	@deploy/install-deps.sh test
+
+.PHONY: clean
+clean: ## remove what was built here; the cache directory stays
+	rm -rf bin
