@@ -173,7 +173,13 @@ func (p *pipeline) run(ctx context.Context) error {
 	if p.err != nil {
 		return p.err
 	}
-	sent := p.send(ctx)
+	sent := p.post(ctx)
+	p.c.kick()
+	return p.collect(ctx, sent)
+}
+
+// collect waits for the replies to the first sent steps.
+func (p *pipeline) collect(ctx context.Context, sent int) error {
 	var first error
 	for i := range p.steps {
 		s := &p.steps[i]
@@ -218,19 +224,17 @@ func (p *pipeline) unmake(sent int, first error) {
 	// A walk abandoned itself: its Rflush frees the fid.
 }
 
-// send posts the steps in order and tells how many were.
-func (p *pipeline) send(ctx context.Context) int {
+// post queues the steps in order and tells how many could be.
+func (p *pipeline) post(ctx context.Context) int {
 	for i := range p.steps {
 		p.steps[i].build()
 	}
 	for i := range p.steps {
 		if err := p.c.post(ctx.Done(), p.steps[i].k); err != nil {
 			p.note(endCause(ctx, err))
-			p.c.kick()
 			return i
 		}
 	}
-	p.c.kick()
 	return len(p.steps)
 }
 
