@@ -3,12 +3,14 @@ package vmtest
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/nineply/nineply/vm/vmtest/internal/bootspec"
@@ -19,18 +21,18 @@ const (
 	reportPort  = "nineply.report"
 )
 
-// RunQEMU boots g under QEMU with the newest Debian kernel of the host and
+// RunQEMU boots g under QEMU with a Debian kernel and
 // returns what its script did; see [RunUML] for skipping and errors. The CPU is
 // emulated (NINEPLY_QEMU_ACCEL=kvm uses the host's, where that works).
 func RunQEMU(ctx context.Context, t testing.TB, g Guest) (*Result, error) {
 	t.Helper()
 	Require(t, missingQEMU())
-	release, err := kernelRelease()
+	image, modules, err := findKernel()
 	if err != nil {
 		return nil, err
 	}
 	return start(ctx, t, g, machine{
-		kernelModules: "/lib/modules/" + release,
+		kernelModules: modules,
 		modules: []string{
 			"virtio_pci", "virtio_console", "virtio_net", "9pnet_virtio",
 			"9pnet_fd", "9p", "overlay", "fuse",
@@ -43,18 +45,18 @@ func RunQEMU(ctx context.Context, t testing.TB, g Guest) (*Result, error) {
 				Options: "trans=virtio,version=9p2000.L,msize=512000,access=any,cache=loose",
 			}
 		},
-		command: func(r *run) ([]string, error) { return qemuCommand(r, release), nil },
+		command: func(r *run) ([]string, error) { return qemuCommand(r, image), nil },
 	})
 }
 
 func mountTag(tag int) string { return "host" + strconv.Itoa(tag) }
 
-func qemuCommand(r *run, release string) []string {
+func qemuCommand(r *run, image string) []string {
 	argv := []string{
 		qemuProgram, "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none",
 		"-machine", "q35", "-accel", cmp.Or(os.Getenv("NINEPLY_QEMU_ACCEL"), "tcg"), "-cpu", "max",
 		"-smp", strconv.Itoa(r.CPUs), "-m", strconv.Itoa(r.MemoryMiB),
-		"-kernel", "/boot/vmlinuz-" + release, "-initrd", r.initrd,
+		"-kernel", image, "-initrd", r.initrd,
 		"-append", "console=ttyS0 quiet panic=-1",
 		"-serial", "stdio", "-monitor", "none",
 		"-netdev", "user,id=net", "-device", "virtio-net-pci,netdev=net,romfile=",
@@ -73,20 +75,29 @@ func qemuCommand(r *run, release string) []string {
 	return argv
 }
 
-// kernelRelease finds the newest kernel that has both an image and modules.
-func kernelRelease() (string, error) {
-	images, err := filepath.Glob("/boot/vmlinuz-*")
-	if err != nil {
-		return "", fmt.Errorf("guest kernel: %w", err)
+// findKernel finds the newest kernel that has both an image and modules: one
+// unpacked for guests in the cache directory ($NINEPLY_CACHE, else nineply in
+// the user's), or one installed.
+func findKernel() (image, modules string, err error) {
+	cache := os.Getenv("NINEPLY_CACHE")
+	if base, err := os.UserCacheDir(); cache == "" && err == nil {
+		cache = filepath.Join(base, "nineply")
 	}
-	slices.SortFunc(images, byTime)
-	for _, image := range slices.Backward(images) {
-		release := image[len("/boot/vmlinuz-"):]
-		if _, err := os.Stat("/lib/modules/" + release + "/modules.dep"); err == nil {
-			return release, nil
+	for _, root := range []string{filepath.Join(cache, "guest-kernel"), "/"} {
+		images, err := filepath.Glob(filepath.Join(root, "boot/vmlinuz-*"))
+		if err != nil {
+			return "", "", fmt.Errorf("guest kernel: %w", err)
+		}
+		slices.SortFunc(images, byTime)
+		for _, image := range slices.Backward(images) {
+			release := strings.TrimPrefix(filepath.Base(image), "vmlinuz-")
+			modules := filepath.Join(root, "lib/modules", release)
+			if _, err := os.Stat(filepath.Join(modules, "modules.dep")); err == nil {
+				return image, modules, nil
+			}
 		}
 	}
-	return "", fmt.Errorf("no kernel image with modules in /boot")
+	return "", "", errors.New("no kernel image with modules for guests")
 }
 
 func byTime(a, b string) int {
@@ -105,6 +116,6 @@ func missingQEMU() error {
 	if _, err := exec.LookPath(qemuProgram); err != nil {
 		return fmt.Errorf("qemu-system-x86 is not installed: %w", err)
 	}
-	_, err := kernelRelease()
+	_, _, err := findKernel()
 	return err
 }
