@@ -11,7 +11,8 @@ type Backend interface {
 	// that matter: Unsupported and TooLarge let containerd unpack the layer;
 	// Unavailable, Unauthorized and NotExist mean the source failed (see
 	// [SourcePolicy]); Corrupt and Permission mean the layer contradicts what the
-	// chain ID stands for and must not be used.
+	// chain ID stands for and must not be used. NotExist is also the kind when
+	// Parent is not known (any more): the layers below are then added again.
 	AddLayer(ctx context.Context, l Layer) (LayerStatus, error)
 	// RemoveChain drops the reference of a chain. A chain that is not known is no
 	// error.

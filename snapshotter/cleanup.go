@@ -32,8 +32,10 @@ func (s *Snapshotter) Cleanup(ctx context.Context) error {
 	errs.add(err)
 	removed, err := s.cleanDirs(ctx)
 	errs.add(err)
-	s.log.Info("cleanup", zap.Int("unmounted", unmounted), zap.Int("chains_removed", forgotten),
-		zap.Int("directories_removed", removed), zap.Duration("took", time.Since(start)), zap.Error(errs.err()))
+	if unmounted+forgotten+removed > 0 {
+		s.log.Info("cleaned up", zap.Int("unmounted", unmounted), zap.Int("chains", forgotten),
+			zap.Int("directories", removed), zap.Duration("took", time.Since(start)))
+	}
 	return errs.err()
 }
 

@@ -38,7 +38,7 @@ type fakeBackend struct {
 	owner  int // of the root directories
 }
 
-func newFakeBackend(t *testing.T) *fakeBackend {
+func newFakeBackend(t testing.TB) *fakeBackend {
 	t.Helper()
 	b := &fakeBackend{
 		dir:    t.TempDir(),
@@ -102,7 +102,7 @@ func (b *fakeBackend) AddLayer(ctx context.Context, l snapshotter.Layer) (snapsh
 		return snapshotter.LayerStatus{}, fserr.New(fserr.Unsupported, "add layer", l.Digest, nil)
 	}
 	if _, ok := b.chains[l.Parent]; l.Parent != "" && !ok {
-		return snapshotter.LayerStatus{}, fserr.New(fserr.Invalid, "add layer", "parent "+l.Parent, nil)
+		return snapshotter.LayerStatus{}, fserr.New(fserr.NotExist, "add layer", "parent "+l.Parent, nil)
 	}
 	b.chains[l.ChainID] = l
 	return snapshotter.LayerStatus{Lazy: true, Size: 4096, Files: int64(len(files))}, nil
@@ -199,7 +199,7 @@ func (b *fakeBackend) state() (known, mounted []string) {
 }
 
 // reset loses everything, as a daemon that lost its directory.
-func (b *fakeBackend) reset(t *testing.T) {
+func (b *fakeBackend) reset(t testing.TB) {
 	t.Helper()
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -246,7 +246,7 @@ func (b *fakeBackend) addImage(name string, n int) []testLayer {
 	return layers
 }
 
-func mountsBelow(t *testing.T, dir string) []string {
+func mountsBelow(t testing.TB, dir string) []string {
 	t.Helper()
 	infos, err := mountinfo.GetMounts(mountinfo.PrefixFilter(dir))
 	if err != nil {
@@ -259,7 +259,7 @@ func mountsBelow(t *testing.T, dir string) []string {
 	return targets
 }
 
-func needRoot(t *testing.T) {
+func needRoot(t testing.TB) {
 	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("needs root to mount")

@@ -71,22 +71,20 @@ func requested(key string, opts []snapshots.Opt) (map[string]string, error) {
 // create makes an active or view snapshot and what it needs to be mounted.
 // When it fails, nothing of that is left.
 func (s *Snapshotter) create(ctx context.Context, kind snapshots.Kind, key, parent string, labels map[string]string) ([]mount.Mount, error) {
-	var below ancestry
-	err := s.tx(ctx, false, func(ctx context.Context) (err error) {
-		below, err = ancestors(ctx, parent)
-		return err
+	below, unlock, err := s.lockBelow(ctx, func(ctx context.Context) (ancestry, error) {
+		below, err := ancestors(ctx, parent)
+		if err != nil {
+			return ancestry{}, fmt.Errorf("parent %q of snapshot %s: %w", parent, key, err)
+		}
+		return below, nil
 	})
-	if err != nil {
-		return nil, fmt.Errorf("parent %q of snapshot %s: %w", parent, key, err)
-	}
-	if below.chain == "" {
-		return s.insert(ctx, kind, key, parent, labels, below, "")
-	}
-	unlock, err := s.chains.lock(ctx, below.chain)
 	if err != nil {
 		return nil, err
 	}
 	defer unlock()
+	if below.chain == "" {
+		return s.insert(ctx, kind, key, parent, labels, below, "")
+	}
 	target, err := s.mountChain(ctx, below.chain)
 	if err == nil {
 		var mounts []mount.Mount
@@ -189,50 +187,79 @@ func (s *Snapshotter) discard(ctx context.Context, id string) error {
 // Mounts describes the file system of an active or view snapshot and makes sure
 // that what it refers to is mounted.
 func (s *Snapshotter) Mounts(ctx context.Context, key string) ([]mount.Mount, error) {
-	snap, below, err := s.find(ctx, key)
-	if err != nil {
-		return nil, err
-	}
-	if below.chain == "" {
-		return s.mounts(snap.Kind, snap.ID, below, "")
-	}
-	unlock, err := s.chains.lock(ctx, below.chain)
+	var snap storage.Snapshot
+	below, unlock, err := s.lockBelow(ctx, func(ctx context.Context) (below ancestry, err error) {
+		snap, below, err = find(ctx, key)
+		return below, err
+	})
 	if err != nil {
 		return nil, err
 	}
 	defer unlock()
-	// Under the lock, once more: a mount must have a user that Cleanup can see.
-	if snap, below, err = s.find(ctx, key); err != nil {
-		return nil, err
-	}
-	target, err := s.mountChain(ctx, below.chain)
-	if err != nil {
-		return nil, err
+	target := ""
+	if below.chain != "" {
+		if target, err = s.mountChain(ctx, below.chain); err != nil {
+			return nil, err
+		}
 	}
 	return s.mounts(snap.Kind, snap.ID, below, target)
 }
 
-func (s *Snapshotter) find(ctx context.Context, key string) (snap storage.Snapshot, below ancestry, err error) {
-	err = s.tx(ctx, false, func(ctx context.Context) error {
-		if snap, err = storage.GetSnapshot(ctx, key); err != nil {
-			return err
-		}
-		_, info, _, err := storage.GetInfo(ctx, key)
-		if err != nil {
-			return err
-		}
-		below, err = ancestors(ctx, info.Parent)
-		return err
-	})
+// find reads an active or view snapshot. It needs a transaction in ctx.
+func find(ctx context.Context, key string) (storage.Snapshot, ancestry, error) {
+	snap, err := storage.GetSnapshot(ctx, key)
 	if err != nil {
 		return storage.Snapshot{}, ancestry{}, fmt.Errorf("mounts of snapshot %s: %w", key, err)
 	}
-	return snap, below, nil
+	_, info, _, err := storage.GetInfo(ctx, key)
+	if err != nil {
+		return storage.Snapshot{}, ancestry{}, fmt.Errorf("mounts of snapshot %s: %w", key, err)
+	}
+	below, err := ancestors(ctx, info.Parent)
+	return snap, below, err
+}
+
+// lockBelow has look read, in a transaction, what is below a snapshot, and takes
+// the lock of the chain there, if there is one. look is called again with the
+// lock, under which Cleanup neither unmounts nor removes the chain.
+func (s *Snapshotter) lockBelow(ctx context.Context, look func(context.Context) (ancestry, error)) (ancestry, func(), error) {
+	read := func() (below ancestry, err error) {
+		err = s.tx(ctx, false, func(ctx context.Context) error {
+			below, err = look(ctx)
+			return err
+		})
+		return below, err
+	}
+	below, err := read()
+	if err != nil {
+		return ancestry{}, nil, err
+	}
+	if below.chain == "" {
+		return below, func() {}, nil
+	}
+	unlock, err := s.chains.lock(ctx, below.chain)
+	if err != nil {
+		return ancestry{}, nil, err
+	}
+	again, err := read()
+	if err == nil && again.chain != below.chain {
+		err = fmt.Errorf("the layers below were replaced: %w", errdefs.ErrAborted)
+	}
+	if err != nil {
+		unlock()
+		return ancestry{}, nil, err
+	}
+	return again, unlock, nil
 }
 
 func (s *Snapshotter) logHandBack(target, reason string, err error) {
 	fields := []zap.Field{zap.String("target", target), zap.String("reason", reason), zap.Error(err)}
-	if reason != ReasonNoLabels {
+	switch {
+	case reason == ReasonLocalParent:
+		// The layer below was logged.
+		s.log.Debug("a layer above an unpacked one is unpacked too", fields...)
+		return
+	case reason != ReasonNoLabels:
 		s.log.Warn("containerd will download and unpack this layer and all above it", fields...)
 		return
 	}

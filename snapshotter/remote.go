@@ -7,6 +7,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/core/snapshots/storage"
@@ -27,7 +28,7 @@ func (s *Snapshotter) prepareRemote(ctx context.Context, key, parent, target str
 	defer unlock()
 	state, err := s.targetState(ctx, chain, key, parent, target)
 	if err != nil || state != targetMissing {
-		return s.answerKnown(state, target, err)
+		return s.answerKnown(state, chain, labels, err)
 	}
 	if isRebase(labels, target, parent) {
 		return "", fmt.Errorf("layer %s is prepared without its parent; the proxy plugin must not claim the capability rebase: %w", target, errdefs.ErrFailedPrecondition)
@@ -90,15 +91,23 @@ func (s *Snapshotter) targetState(ctx context.Context, chain, key, parent, targe
 	return state, err
 }
 
-func (s *Snapshotter) answerKnown(state targetState, target string, err error) (string, error) {
+// answerKnown answers for a chain that has a snapshot, or for err.
+func (s *Snapshotter) answerKnown(state targetState, chain string, labels map[string]string, err error) (string, error) {
 	switch {
 	case err != nil:
 		return "", err
 	case state == targetElsewhere:
-		s.logHandBack(target, ReasonOtherParent, nil)
+		s.logHandBack(chain, ReasonOtherParent, nil)
 		return ReasonOtherParent, nil
 	}
 	s.counters.update(func(st *Stats) { st.Existing++ })
+	// Usually another compression of the same files; but chain IDs are claims of
+	// whoever made the image, so it is worth a line.
+	_, now, _ := findSource(labels)
+	if was, err := s.journal.layer(chain); err == nil && now != "" && now != was.Digest {
+		s.log.Warn("an image names another blob for a chain that is already there", zap.String("chain", chain),
+			zap.String("served", was.Digest), zap.String("served_from", was.Ref), zap.String("named", now))
+	}
 	return reasonNone, nil
 }
 
@@ -109,6 +118,12 @@ func (s *Snapshotter) addLayer(ctx context.Context, key, parent string, layer La
 		return "", err
 	}
 	status, err := s.backend.AddLayer(ctx, layer)
+	if fserr.Is(err, fserr.NotExist) && layer.Parent != "" && ctx.Err() == nil {
+		// Perhaps it is the layers below that the Backend has no more.
+		if err = s.addAgain(ctx, layer.Parent); err == nil {
+			status, err = s.backend.AddLayer(ctx, layer)
+		}
+	}
 	if err != nil {
 		reason, err := s.judge(ctx, layer, err)
 		s.undo(ctx, "adding a layer", layer.ChainID, s.retire)
@@ -162,7 +177,8 @@ func (s *Snapshotter) commitRemote(ctx context.Context, key, parent string, laye
 	kept[LabelRemote] = "remote snapshot"
 	kept[LabelLazy] = "true"
 	if !status.Lazy {
-		kept[LabelLazy] = fmt.Sprintf("false: %.256s", status.Reason)
+		// Labels travel in messages that take valid UTF-8 only.
+		kept[LabelLazy] = fmt.Sprintf("false: %.256s", strings.ToValidUTF8(status.Reason, "?"))
 	}
 	usage := snapshots.Usage{Size: max(status.Size, 0), Inodes: max(status.Files, 0)}
 	return s.tx(ctx, true, func(ctx context.Context) error {
@@ -245,7 +261,7 @@ func (s *Snapshotter) addAgain(ctx context.Context, chain string) error {
 	if err != nil {
 		return err
 	}
-	s.log.Warn("the layers of a chain were lost; adding them again", zap.String("chain", chain), zap.Int("layers", len(chains)))
+	s.log.Warn("adding the layers of a chain again", zap.String("chain", chain), zap.Int("layers", len(chains)))
 	for i := len(chains) - 1; i >= 0; i-- {
 		layer, err := s.journal.layer(chains[i])
 		if err != nil {

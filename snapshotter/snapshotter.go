@@ -16,6 +16,7 @@ import (
 	"github.com/containerd/continuity/fs"
 	"github.com/containerd/errdefs"
 	"go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
 	"go.uber.org/zap"
 )
 
@@ -119,7 +120,11 @@ func (s *Snapshotter) openRoot(ctx context.Context, root string) error {
 		return err
 	}
 	// The first transaction opens the file and thereby locks the root.
-	if err := s.tx(ctx, false, func(context.Context) error { return nil }); err != nil {
+	err = s.tx(ctx, false, func(context.Context) error { return nil })
+	if errors.Is(err, bolterrors.ErrTimeout) {
+		return fmt.Errorf("another process has it open: %w", errdefs.ErrUnavailable)
+	}
+	if err != nil {
 		return err
 	}
 	if s.journal, err = openJournal(root); err != nil {
@@ -140,7 +145,7 @@ func (s *Snapshotter) tx(ctx context.Context, writable bool, fn storage.Transact
 		return fmt.Errorf("snapshotter is closed: %w", errdefs.ErrUnavailable)
 	}
 	err := s.ms.WithTransaction(ctx, writable, fn)
-	if errors.Is(err, bbolt.ErrDatabaseNotOpen) {
+	if errors.Is(err, bolterrors.ErrDatabaseNotOpen) {
 		return fmt.Errorf("snapshotter is closed: %w", errdefs.ErrUnavailable)
 	}
 	return err
@@ -192,11 +197,10 @@ func (s *Snapshotter) Usage(ctx context.Context, key string) (usage snapshots.Us
 	if err != nil || info.Kind != snapshots.KindActive {
 		return usage, err
 	}
-	du, err := fs.DiskUsage(ctx, s.fs(id))
-	if err != nil {
+	if usage, err = diskUsage(ctx, s.fs(id)); err != nil {
 		return snapshots.Usage{}, fmt.Errorf("usage of snapshot %s: %w", key, err)
 	}
-	return snapshots.Usage(du), nil
+	return usage, nil
 }
 
 // Walk calls fn for the snapshots that match any of the filters, or for all
@@ -238,12 +242,12 @@ func (s *Snapshotter) Commit(ctx context.Context, name, key string, opts ...snap
 		return err
 	}
 	// Counted before the write transaction, which others wait for.
-	du, err := fs.DiskUsage(ctx, s.fs(id))
+	usage, err := diskUsage(ctx, s.fs(id))
 	if err != nil {
 		return fmt.Errorf("usage of snapshot %s: %w", key, err)
 	}
 	return s.tx(ctx, true, func(ctx context.Context) error {
-		if _, err := storage.CommitActive(ctx, key, name, snapshots.Usage(du), opts...); err != nil {
+		if _, err := storage.CommitActive(ctx, key, name, usage, opts...); err != nil {
 			return fmt.Errorf("committing snapshot %s: %w", key, err)
 		}
 		return nil
