@@ -80,6 +80,9 @@ func transportFailure(ctx context.Context, err error) *failure {
 	}
 	var where *url.Error
 	network := errors.As(err, &where)
+	if network && !strings.HasPrefix(where.URL, "http") {
+		return fail(fserr.Unauthorized, "the host names no usable token server: %w", where.Err)
+	}
 	if network {
 		err = where.Err // without the address, whose query may hold a signature
 	}

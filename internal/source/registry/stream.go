@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 
 	"github.com/cenkalti/backoff/v5"
 
@@ -33,6 +34,7 @@ type stream struct {
 	pos   int64
 	end   int64
 	body  io.ReadCloser
+	exact bool  // the body ends with what was asked for
 	since int64 // bytes of this body
 	poor  int
 	pause *backoff.ExponentialBackOff
@@ -71,7 +73,7 @@ func (s *stream) Read(p []byte) (int, error) {
 // finish makes sure that nothing follows the last byte.
 func (s *stream) finish() error {
 	s.err = io.EOF
-	if s.body != nil && trailing(s.body) {
+	if s.body != nil && s.exact && trailing(s.body) {
 		s.err = fserr.Newf(fserr.Corrupt, "read", s.blob.object(), "more bytes than were asked for, up to %d", s.end)
 	}
 	s.drop()
@@ -117,21 +119,22 @@ func (s *stream) open() error {
 }
 
 func (s *stream) openAt(ctx context.Context, e *endpoint) error {
-	var ranges string
-	switch {
-	case s.end < s.blob.size:
-		ranges = fmt.Sprintf("bytes=%d-%d", s.pos, s.end-1)
-	case s.pos > 0:
-		ranges = fmt.Sprintf("bytes=%d-", s.pos)
+	if s.tooFar() && e.noRanges(time.Now()) {
+		return errNoRanges(e.registry.opts.ReadThrough)
 	}
-	resp, err := s.blob.get(ctx, e, ranges)
+	resp, err := s.blob.get(ctx, e, s.header())
 	if err != nil {
 		return err
 	}
 	part, err := checkAnswer(resp.Response, s.pos, s.end-s.pos, s.blob.size)
+	if err == nil && part.whole && s.header() != "" {
+		e.setNoRanges()
+		if s.tooFar() {
+			err = errNoRanges(e.registry.opts.ReadThrough)
+		}
+	}
 	if err == nil {
-		_, err = io.CopyN(io.Discard, resp.Body, part.skip)
-		if err != nil {
+		if _, err = io.CopyN(io.Discard, resp.Body, part.skip); err != nil {
 			err = bodyFailure(err)
 		}
 	}
@@ -139,8 +142,25 @@ func (s *stream) openAt(ctx context.Context, e *endpoint) error {
 		_ = resp.Body.Close() // the error that counts is known
 		return err
 	}
-	s.body = resp.Body
+	s.body, s.exact = resp.Body, !part.whole || s.end == s.blob.size
 	return nil
+}
+
+// header is the Range to ask for; empty for all of the blob.
+func (s *stream) header() string {
+	switch {
+	case s.end < s.blob.size:
+		return fmt.Sprintf("bytes=%d-%d", s.pos, s.end-1)
+	case s.pos > 0:
+		return fmt.Sprintf("bytes=%d-", s.pos)
+	}
+	return ""
+}
+
+// tooFar reports a part that is not worth reading through the blob for. The rest
+// of a blob always is: whoever wants that reads most of it anyway.
+func (s *stream) tooFar() bool {
+	return s.pos > 0 && s.end < s.blob.size && s.end > s.blob.registry.opts.ReadThrough
 }
 
 // Close implements io.Closer.

@@ -72,6 +72,20 @@ func testStream(t *testing.T, r *repo) {
 			t.Errorf("stream from %d: wrong bytes", off)
 		}
 	}
+	for _, tt := range [][2]int64{{0, 1}, {1000, 200_000}, {layerSize - 5, 5}, {0, layerSize}, {7, 0}, {layerSize, 0}} {
+		rc, err := b.OpenRange(t.Context(), tt[0], tt[1])
+		if err != nil {
+			t.Fatalf("OpenRange(%d, %d): %v", tt[0], tt[1], err)
+		}
+		got, err := io.ReadAll(rc)
+		if err = errors.Join(err, rc.Close()); err != nil || !bytes.Equal(got, data[tt[0]:tt[0]+tt[1]]) {
+			t.Errorf("OpenRange(%d, %d): %d bytes, %v", tt[0], tt[1], len(got), err)
+		}
+	}
+	for _, tt := range [][2]int64{{-1, 1}, {0, layerSize + 1}, {layerSize, 1}, {5, -1}} {
+		_, err := b.OpenRange(t.Context(), tt[0], tt[1])
+		wantKind(t, err, fserr.Invalid)
+	}
 	for _, off := range []int64{-1, layerSize + 1} {
 		_, err := b.Stream(t.Context(), off)
 		wantKind(t, err, fserr.Invalid)
