@@ -1,0 +1,25 @@
+// Package fetch brings missing chunks from a blob source into the chunk store,
+// each once, the most wanted first.
+//
+// A read asks its [Layer] for part of a chunk. [Layer.TryRead] answers from the
+// store alone. [Layer.Read] goes on where that fails: the chunk joins a flight,
+// of which there is at most one per digest whoever asks. New flights are planned
+// into a run, a stretch of neighbouring gzip members that one Range request
+// brings; queued runs that lie near each other are sent as one request. As the
+// bytes of a run arrive, each member is inflated, each chunk checked against its
+// digest, and its readers are answered from memory at once; the store takes the
+// chunk afterwards. A read never waits for a disk write, nor for bytes behind
+// the ones it needs.
+//
+// Runs have a [Priority]: demand goes before prefetch, prefetch before
+// background. A demand for a chunk that is queued for less lifts its run; a
+// demand far ahead of a running stream gets a request of its own. A run that
+// nobody waits for any more is cancelled.
+//
+// Sequential readers are recognised by the order in which they ask for chunks
+// and are read ahead in growing windows, because kernel 9P clients keep only one
+// read in flight.
+//
+// The package knows no HTTP and no file names. Lock order: Scheduler.mu is the
+// only lock held while another is taken, and only Layer.streams.mu may follow.
+package fetch

@@ -1,0 +1,197 @@
+package fetch
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/nineply/nineply/estargz"
+	"github.com/nineply/nineply/internal/fserr"
+	"github.com/nineply/nineply/internal/source"
+	"go.uber.org/zap"
+)
+
+// maxMember is the largest compressed member that is fetched at once, bytes. It
+// bounds the memory that one layer's table of contents can ask for.
+const maxMember = 256 << 20
+
+// execute brings the run's chunks. Every flight of the run has landed, with data
+// or an error, when it returns.
+func (r *run) execute(ctx context.Context, s *Scheduler) {
+	var err error
+	if r.layer.streamer != nil {
+		err = r.executeStream(ctx, s)
+	} else {
+		err = r.executeRange(ctx, s)
+	}
+	if err == nil {
+		err = fserr.Newf(fserr.Internal, "fetch", r.layer.name, "the chunk was not in the bytes that arrived")
+	}
+	if ctx.Err() != nil && s.ctx.Err() != nil {
+		err = fserr.New(fserr.Closed, "fetch", r.layer.name, err)
+	}
+	s.fail(r, nil, err)
+}
+
+// executeRange sends one request for [lo, hi) and decodes members as their bytes
+// arrive.
+func (r *run) executeRange(ctx context.Context, s *Scheduler) error {
+	s.stats.requests[r.prio].Add(1)
+	body, err := r.layer.blob.OpenRange(ctx, r.lo, r.hi-r.lo)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = body.Close() }() // read side: all that matters was read and verified
+	for items := r.items; len(items) > 0; {
+		n := sameMember(items)
+		if err := r.receive(ctx, s, body, items[:n]); err != nil {
+			return err
+		}
+		items = items[n:]
+	}
+	return nil
+}
+
+// sameMember counts the leading items that share the first one's member.
+func sameMember(items []item) int {
+	n := 1
+	for n < len(items) && items[n].chunk.Member == items[0].chunk.Member {
+		n++
+	}
+	return n
+}
+
+// receive reads the bytes of one member from the running stream and delivers its
+// chunks. A member that fails its digests is asked for once more, since another
+// host may have it right; if that fails too, only its own readers see the error.
+func (r *run) receive(ctx context.Context, s *Scheduler, body io.Reader, items []item) error {
+	c := items[0].chunk
+	if skip := c.Member - s.position(r); skip > 0 {
+		if _, err := io.CopyN(io.Discard, body, skip); err != nil {
+			return fserr.New(fserr.Unavailable, "fetch", r.layer.name, noEOF(err))
+		}
+	}
+	if c.MemberSize > maxMember {
+		return fserr.Newf(fserr.TooLarge, "fetch", r.layer.name, "a gzip member of %d bytes, more than %d", c.MemberSize, maxMember)
+	}
+	member := make([]byte, c.MemberSize)
+	if _, err := io.ReadFull(body, member); err != nil {
+		return r.sourceError(err)
+	}
+	s.advance(r, c.Member+c.MemberSize)
+	err := r.deliver(ctx, s, member, items)
+	if err != nil && ctx.Err() == nil {
+		s.opts.Logger.Warn("bytes of a layer failed verification, asking once more",
+			zap.String("layer", r.layer.name), zap.Int64("offset", c.Member), zap.Error(err))
+		s.stats.corrupt.Add(1)
+		err = r.refetch(ctx, s, member, items)
+	}
+	if err != nil {
+		s.fail(r, items, fserr.New(fserr.Corrupt, "verify", fmt.Sprintf("%s at %d", r.layer.name, c.Member), err))
+	}
+	return ctx.Err()
+}
+
+func (r *run) sourceError(err error) error {
+	var typed *fserr.Error
+	if errors.As(err, &typed) {
+		return err
+	}
+	return fserr.New(fserr.Unavailable, "fetch", r.layer.name, noEOF(err))
+}
+
+// noEOF keeps a short body from looking like the end of a file.
+func noEOF(err error) error {
+	if errors.Is(err, io.EOF) {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}
+
+// refetch asks for one member again, and other hosts than the one that served it
+// wrong where the source has several.
+func (r *run) refetch(ctx context.Context, s *Scheduler, member []byte, items []item) error {
+	s.stats.requests[r.prio].Add(1)
+	return source.ReadVerified(ctx, r.layer.blob, items[0].chunk.Member, member, func(p []byte) error {
+		s.stats.bytes[r.prio].Add(int64(len(p)))
+		return r.deliver(ctx, s, p, items)
+	})
+}
+
+// deliver decodes one member, lands its chunks and then stores them.
+func (r *run) deliver(ctx context.Context, s *Scheduler, member []byte, items []item) error {
+	want := make([]estargz.Chunk, len(items))
+	for k, it := range items {
+		want[k] = it.chunk
+	}
+	decoded := make([]item, 0, len(items))
+	err := estargz.DecodeMember(member, want, func(k int, payload []byte) error {
+		if s.land(items[k].flight, bytes.Clone(payload)) {
+			decoded = append(decoded, items[k])
+		}
+		return ctx.Err()
+	})
+	for _, it := range decoded {
+		r.layer.store(s, it.number, it.flight.digest, it.flight.data)
+		s.retire(it.flight)
+	}
+	return err
+}
+
+// executeStream reads the whole layer once: every chunk is offered to the store
+// as it passes, and readers may still join for chunks that are to come.
+func (r *run) executeStream(ctx context.Context, s *Scheduler) error {
+	s.stats.requests[r.prio].Add(1)
+	s.setPassing(r, r)
+	defer s.setPassing(r, nil)
+	return r.layer.streamer.StreamChunks(ctx, func(number uint32, payload []byte) error {
+		c, ok := r.layer.chunks.Chunk(number)
+		if !ok {
+			return fserr.Newf(fserr.Internal, "fetch", r.layer.name, "chunk %d is not in the index", number)
+		}
+		if estargz.Sum(payload) != c.Digest {
+			s.stats.corrupt.Add(1)
+			return fserr.Newf(fserr.Corrupt, "verify", r.layer.name, "chunk %d: bytes differ from those indexed", number)
+		}
+		if !r.layer.present(number) {
+			r.layer.store(s, number, c.Digest, payload)
+		}
+		// Only now may readers stop joining for it: they find it in the store.
+		if f := s.passed(r, number, c.Digest); f != nil {
+			s.land(f, bytes.Clone(payload))
+			s.retire(f)
+		}
+		return ctx.Err()
+	})
+}
+
+func (s *Scheduler) setPassing(r, passing *run) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r.layer.passing = passing
+}
+
+// passed notes that chunk number has gone by, and finds the flight that waits
+// for it, if any.
+func (s *Scheduler) passed(r *run, number uint32, d estargz.Digest) *flight {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r.number = number + 1
+	return s.flights[d]
+}
+
+func (s *Scheduler) position(r *run) int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return r.pos
+}
+
+func (s *Scheduler) advance(r *run, pos int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.stats.bytes[r.prio].Add(pos - r.pos)
+	r.layer.fetched.Add(pos - r.pos)
+	r.pos = pos
+}

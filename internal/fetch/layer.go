@@ -1,0 +1,159 @@
+package fetch
+
+import (
+	"context"
+	"sync/atomic"
+
+	"github.com/nineply/nineply/chunkstore"
+	"github.com/nineply/nineply/estargz"
+	"github.com/nineply/nineply/internal/fserr"
+	"github.com/nineply/nineply/internal/source"
+	"go.uber.org/zap"
+)
+
+// Streamer reads a layer that has no members to seek to: a plain tar, possibly
+// compressed. It calls fn with every chunk of the layer, in order; payload is
+// only valid during the call.
+type Streamer interface {
+	StreamChunks(ctx context.Context, fn func(number uint32, payload []byte) error) error
+}
+
+// Layer is the chunks of one blob: those in the store and those to be fetched.
+type Layer struct {
+	s        *Scheduler
+	name     string
+	blob     source.Blob
+	streamer Streamer
+	chunks   ChunkMap
+
+	locs    []atomic.Uint64 // chunk number to chunkstore.Loc; 0: not known to be local
+	fetched atomic.Int64    // bytes of the blob
+	streams readAhead
+
+	passing *run // reads the whole layer now; guarded by Scheduler.mu
+}
+
+// NewLayer binds a layer's chunk list to its source. name says in errors which
+// image and blob this is.
+func (s *Scheduler) NewLayer(name string, blob source.Blob, chunks ChunkMap) *Layer {
+	return &Layer{s: s, name: name, blob: blob, chunks: chunks, locs: make([]atomic.Uint64, chunks.NumChunks())}
+}
+
+// NewStreamLayer is NewLayer for a layer that can only be read from its start.
+func (s *Scheduler) NewStreamLayer(name string, streamer Streamer, chunks ChunkMap) *Layer {
+	l := s.NewLayer(name, nil, chunks)
+	l.streamer = streamer
+	return l
+}
+
+// Fetched is how many bytes of the blob were fetched, whatever for.
+func (l *Layer) Fetched() int64 { return l.fetched.Load() }
+
+// Local counts the chunks that are known to be in the store, and all chunks.
+func (l *Layer) Local() (local, total int) {
+	for i := range l.locs {
+		if l.locs[i].Load() != 0 {
+			local++
+		}
+	}
+	return local, len(l.locs)
+}
+
+// TryRead copies part of chunk i, from off on, if the store has it. It does not
+// allocate and never waits for a source.
+func (l *Layer) TryRead(i uint32, p []byte, off int64) (int, bool) {
+	c, ok := l.chunks.Chunk(i)
+	if !ok {
+		return 0, false
+	}
+	// A cached place may have been evicted and the chunk stored again elsewhere,
+	// so a place that fails is looked up anew once.
+	for range 2 {
+		loc := chunkstore.Loc(l.locs[i].Load())
+		cached := loc != 0
+		if !cached {
+			if loc, ok = l.s.store.Locate(chunkstore.Digest(c.Digest)); !ok {
+				return 0, false
+			}
+			l.locs[i].Store(uint64(loc))
+		}
+		n, err := l.s.store.ReadAt(loc, chunkstore.Digest(c.Digest), p, off)
+		if err == nil {
+			l.s.stats.hits.Add(1)
+			l.advance(i, false)
+			return n, true
+		}
+		l.locs[i].CompareAndSwap(uint64(loc), 0)
+		if !cached {
+			return 0, false
+		}
+	}
+	return 0, false
+}
+
+// Read copies part of chunk i, from off on, fetching it if need be. Errors carry
+// an fserr kind and name the layer.
+func (l *Layer) Read(ctx context.Context, i uint32, p []byte, off int64) (int, error) {
+	for try := 0; ctx.Err() == nil; try++ {
+		if n, ok := l.TryRead(i, p, off); ok {
+			return n, nil
+		}
+		c, ok := l.chunks.Chunk(i)
+		if !ok {
+			return 0, fserr.Newf(fserr.Internal, "read", l.name, "no chunk %d", i)
+		}
+		l.probe(i, l.s.opts.MinRun)
+		if try > 0 { // the store names a place it cannot read
+			l.locs[i].Store(0)
+		}
+		l.s.mu.Lock()
+		f, err := l.s.joinLocked(l, i, c)
+		l.s.mu.Unlock()
+		if err != nil {
+			return 0, err
+		}
+		if f == nil { // it has come since TryRead
+			continue
+		}
+		l.s.stats.misses.Add(1)
+		l.advance(i, true)
+		return l.s.wait(ctx, l, f, p, off)
+	}
+	return 0, fserr.New(fserr.KindOf(ctx.Err()), "fetch", l.name, ctx.Err())
+}
+
+// present reports whether chunk i is known to be local, without a lookup.
+func (l *Layer) present(i uint32) bool { return l.locs[i].Load() != 0 }
+
+// probe looks up which of the chunks from i on, over limit bytes of the blob,
+// are local already, so that planning does not ask for them.
+func (l *Layer) probe(i uint32, limit int64) {
+	first, ok := l.chunks.Chunk(i)
+	if !ok || l.streamer != nil {
+		return
+	}
+	for i = min(i, l.chunks.ChunksFrom(first.Member)); ; i++ {
+		c, ok := l.chunks.Chunk(i)
+		if !ok || c.Member > first.Member+limit {
+			return
+		}
+		if l.locs[i].Load() != 0 {
+			continue
+		}
+		if loc, ok := l.s.store.Locate(chunkstore.Digest(c.Digest)); ok {
+			l.locs[i].Store(uint64(loc))
+		}
+	}
+}
+
+// store puts a verified chunk away. A store that cannot take it costs a fetch
+// later, never an error to the reader, who has the bytes.
+func (l *Layer) store(s *Scheduler, number uint32, d estargz.Digest, data []byte) {
+	loc, err := s.store.Put(s.ctx, chunkstore.Digest(d), data)
+	if err != nil {
+		s.stats.notStored.Add(1)
+		s.opts.Logger.Debug("chunk not cached", zap.String("layer", l.name), zap.Error(err))
+		return
+	}
+	l.locs[number].Store(uint64(loc))
+}

@@ -1,0 +1,111 @@
+package fetch
+
+import (
+	"context"
+
+	"github.com/nineply/nineply/estargz"
+)
+
+// item is one chunk that a run brings.
+type item struct {
+	flight *flight
+	chunk  estargz.Chunk // in the run's layer
+	number uint32        // in the run's layer
+}
+
+// run is one stretch of a blob that one request brings.
+type run struct {
+	layer  *Layer
+	keep   bool   // wanted even when no reader waits: prefetch, background
+	lo, hi int64  // blob range, whole members
+	items  []item // in blob order; fixed once started, except for a whole layer
+
+	// Guarded by Scheduler.mu.
+	prio    Priority
+	waiters int
+	started bool
+	pos     int64  // blob offset up to which the running stream has come
+	number  uint32 // the same in chunks, when a whole layer is read
+	cancel  context.CancelFunc
+}
+
+// near reports whether one request for both runs wastes at most gap bytes.
+func (r *run) near(o *run, gap int64) bool {
+	return o.lo <= r.hi+gap && r.lo <= o.hi+gap
+}
+
+// span is the length of a request for both runs, in bytes.
+func (r *run) span(o *run) int64 { return max(r.hi, o.hi) - min(r.lo, o.lo) }
+
+// absorb takes over o's chunks and readers. Neither run has started.
+func (r *run) absorb(o *run) {
+	r.lo, r.hi = min(r.lo, o.lo), max(r.hi, o.hi)
+	r.pos = r.lo
+	r.waiters += o.waiters
+	r.keep = r.keep || o.keep
+	for _, it := range o.items {
+		if it.flight.run == o {
+			it.flight.run = r
+		}
+	}
+	r.items = mergeItems(r.items, o.items)
+}
+
+func mergeItems(a, b []item) []item {
+	merged := make([]item, 0, len(a)+len(b))
+	for len(a) > 0 && len(b) > 0 {
+		if b[0].number < a[0].number {
+			merged, b = append(merged, b[0]), b[1:]
+		} else {
+			merged, a = append(merged, a[0]), a[1:]
+		}
+	}
+	return append(append(merged, a...), b...)
+}
+
+// planLocked plans a run over the missing chunks from the member of chunk i up
+// to, not including, chunk end: of at most limit bytes, but at least one member.
+// It returns the number of the first chunk it did not consider. The run is nil
+// when nothing is missing within the limit.
+func (s *Scheduler) planLocked(l *Layer, i, end uint32, prio Priority, limit int64) (*run, uint32) {
+	r := &run{layer: l, prio: prio, keep: prio != Demand}
+	if l.streamer != nil {
+		if c, ok := l.chunks.Chunk(i); ok && s.flights[c.Digest] == nil {
+			s.addLocked(r, c, i)
+			return r, end
+		}
+		return nil, end
+	}
+	if c, ok := l.chunks.Chunk(i); ok {
+		i = min(i, l.chunks.ChunksFrom(c.Member))
+	}
+	member := int64(-1) // the last member taken
+	for ; i < end; i++ {
+		c, ok := l.chunks.Chunk(i)
+		if !ok {
+			break
+		}
+		if member >= 0 && c.Member != member && (c.Member+c.MemberSize-r.lo > limit || c.Member > r.hi+s.opts.Gap) {
+			break
+		}
+		if s.flights[c.Digest] != nil || l.present(i) {
+			continue
+		}
+		if member < 0 {
+			r.lo, r.pos = c.Member, c.Member
+		}
+		member = c.Member
+		r.hi = max(r.hi, c.Member+c.MemberSize)
+		s.addLocked(r, c, i)
+	}
+	if member < 0 {
+		return nil, i
+	}
+	return r, i
+}
+
+func (s *Scheduler) addLocked(r *run, c estargz.Chunk, number uint32) {
+	f := &flight{digest: c.Digest, run: r, member: c.Member, done: make(chan struct{})}
+	s.flights[c.Digest] = f
+	r.items = append(r.items, item{flight: f, chunk: c, number: number})
+}

@@ -1,0 +1,156 @@
+package image
+
+import (
+	"context"
+	"strings"
+
+	"github.com/nineply/nineply/estargz"
+	"github.com/nineply/nineply/internal/fserr"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
+)
+
+// The kinds of attach names.
+const (
+	AttachImage = "image/" // followed by a reference or a manifest digest
+	AttachChain = "chain/" // followed by a chain ID
+	AttachLayer = "layer/" // followed by a blob digest
+)
+
+// maxLayers bounds the layers of one tree.
+const maxLayers = 512
+
+// Open opens the tree of an attach name. release gives it back.
+func (c *Catalog) Open(ctx context.Context, aname string) (Tree, func(), error) {
+	aname = strings.TrimPrefix(aname, "/")
+	var layers []*Layer
+	var err error
+	if name, ok := strings.CutPrefix(aname, AttachImage); ok {
+		layers, err = c.imageLayers(ctx, name)
+	} else if name, ok := strings.CutPrefix(aname, AttachChain); ok {
+		layers, err = c.chainLayers(ctx, name)
+	} else if name, ok := strings.CutPrefix(aname, AttachLayer); ok {
+		layers, err = c.singleLayer(ctx, name)
+	} else {
+		err = fserr.Newf(fserr.NotExist, "attach", "", "the name is none of %s<reference>, %s<chain ID>, %s<digest>", AttachImage, AttachChain, AttachLayer)
+	}
+	if err != nil {
+		return Tree{}, nil, err
+	}
+	if c.prefetch {
+		for _, l := range layers {
+			l.bytes.Prefetch(l.index.Info().PrefetchEnd)
+		}
+	}
+	return c.tree(layers)
+}
+
+// Canonical gives the attach name that stands for the same tree for ever: a
+// reference is replaced by the digest of the manifest it names now.
+func (c *Catalog) Canonical(ctx context.Context, aname string) (string, error) {
+	name, ok := strings.CutPrefix(strings.TrimPrefix(aname, "/"), AttachImage)
+	if !ok {
+		return aname, nil
+	}
+	rec, err := c.resolve(ctx, name)
+	if err != nil {
+		return "", err
+	}
+	return AttachImage + rec.Manifest, nil
+}
+
+// want is one layer to be opened.
+type want struct {
+	ref    string
+	digest estargz.Digest
+	desc   *ocispec.Descriptor
+	diffID string
+}
+
+// acquireAll opens layers in parallel, with one user each, or none of them.
+func (c *Catalog) acquireAll(ctx context.Context, wants []want) ([]*Layer, error) {
+	if len(wants) > maxLayers {
+		return nil, fserr.Newf(fserr.TooLarge, "open", "", "%d layers, more than %d", len(wants), maxLayers)
+	}
+	layers := make([]*Layer, len(wants))
+	g, gctx := errgroup.WithContext(ctx)
+	for i, w := range wants {
+		g.Go(func() (err error) {
+			layers[i], err = c.acquire(gctx, w.ref, w.digest, w.desc, w.diffID)
+			return err
+		})
+	}
+	err := g.Wait()
+	if err == nil {
+		return layers, nil
+	}
+	for _, l := range layers {
+		if l != nil {
+			c.release(l)
+		}
+	}
+	return nil, err
+}
+
+func (c *Catalog) imageLayers(ctx context.Context, name string) ([]*Layer, error) {
+	rec, err := c.resolve(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	wants, err := rec.wants()
+	if err != nil {
+		return nil, err
+	}
+	return c.acquireAll(ctx, wants)
+}
+
+// wants lists the layers of an image, bottom first.
+func (r *imageRecord) wants() ([]want, error) {
+	wants := make([]want, len(r.Layers))
+	for i := range r.Layers {
+		d, err := parseDigest("layer", r.Layers[i].Digest.String())
+		if err != nil {
+			return nil, err
+		}
+		wants[i] = want{ref: r.Ref, digest: d, desc: &r.Layers[i]}
+		if i < len(r.DiffIDs) {
+			wants[i].diffID = r.DiffIDs[i]
+		}
+	}
+	return wants, nil
+}
+
+func (c *Catalog) singleLayer(ctx context.Context, name string) ([]*Layer, error) {
+	d, err := parseDigest("layer", name)
+	if err != nil {
+		return nil, err
+	}
+	return c.acquireAll(ctx, []want{{digest: d}})
+}
+
+// chainLayers walks a chain down to its bottom layer.
+func (c *Catalog) chainLayers(ctx context.Context, id string) ([]*Layer, error) {
+	var wants []want
+	for id != "" {
+		var rec chainRecord
+		if _, err := parseDigest("chain", id); err != nil {
+			return nil, err
+		}
+		if err := c.load(ctx, keyChain+id, &rec); err != nil {
+			return nil, err
+		}
+		d, err := parseDigest("layer", rec.Layer)
+		if err != nil {
+			return nil, err
+		}
+		wants = append(wants, want{digest: d})
+		if len(wants) > maxLayers {
+			return nil, fserr.Newf(fserr.TooLarge, "chain", id, "more than %d layers", maxLayers)
+		}
+		id = rec.Parent
+	}
+	for i, j := 0, len(wants)-1; i < j; i, j = i+1, j-1 {
+		wants[i], wants[j] = wants[j], wants[i]
+	}
+	return c.acquireAll(ctx, wants)
+}

@@ -1,0 +1,101 @@
+package image
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/nineply/nineply/internal/fserr"
+	"go.uber.org/zap"
+)
+
+// LayerRequest names one layer of an image on top of a chain.
+type LayerRequest struct {
+	Ref      string // image reference
+	Manifest string // digest of its manifest, when known
+	Digest   string // of the layer's blob
+	ChainID  string // of the chain that ends in this layer
+	Parent   string // chain ID below; "" for the bottom layer
+}
+
+// AddLayer makes a layer servable and records the chain it ends. All layers of
+// its image are opened meanwhile, since the next ones will be asked for.
+func (c *Catalog) AddLayer(ctx context.Context, r LayerRequest) (LayerInfo, error) {
+	d, err := parseDigest("layer", r.Digest)
+	if err != nil {
+		return LayerInfo{}, err
+	}
+	if _, err := parseDigest("chain", r.ChainID); err != nil {
+		return LayerInfo{}, err
+	}
+	if err := c.checkChain(ctx, r); err != nil {
+		return LayerInfo{}, err
+	}
+	rec, i, err := c.imageOf(ctx, r.Ref, r.Manifest, r.Digest)
+	if err != nil {
+		return LayerInfo{}, err
+	}
+	wants, err := rec.wants()
+	if err != nil {
+		return LayerInfo{}, err
+	}
+	c.warm(wants)
+	l, err := c.acquire(ctx, wants[i].ref, d, wants[i].desc, wants[i].diffID)
+	if err != nil {
+		return LayerInfo{}, err
+	}
+	defer c.release(l)
+	if err := c.save(ctx, keyChain+r.ChainID, chainRecord{Layer: r.Digest, Parent: r.Parent}); err != nil {
+		return LayerInfo{}, err
+	}
+	return l.info(), nil
+}
+
+// checkChain refuses to give a chain ID to other bytes than it has: chain IDs
+// come from an image's config, which nothing has verified yet.
+func (c *Catalog) checkChain(ctx context.Context, r LayerRequest) error {
+	if r.Parent != "" {
+		if err := c.load(ctx, keyChain+r.Parent, new(chainRecord)); err != nil {
+			return fmt.Errorf("the chain below: %w", err)
+		}
+	}
+	var old chainRecord
+	err := c.load(ctx, keyChain+r.ChainID, &old)
+	switch {
+	case fserr.Is(err, fserr.NotExist):
+		return nil
+	case err != nil:
+		return err
+	case old.Parent != r.Parent:
+		return fserr.Newf(fserr.Busy, "chain", r.ChainID, "known on top of %q, not of %q", old.Parent, r.Parent)
+	case old.Layer != r.Digest:
+		return fserr.Newf(fserr.Busy, "chain", r.ChainID, "known with layer %s, and %s claims it for %s; remove the image that brought the first, or pull the same one", old.Layer, r.Ref, r.Digest)
+	}
+	return nil
+}
+
+// warm opens layers in the background. Whoever needs one of them waits for the
+// same work and sees its error.
+func (c *Catalog) warm(wants []want) {
+	for _, w := range wants {
+		c.goBackground(func(ctx context.Context) {
+			l, err := c.acquire(ctx, w.ref, w.digest, w.desc, w.diffID)
+			if err != nil {
+				c.log.Debug("layer not opened ahead", zap.Stringer("layer", w.digest), zap.Error(err))
+				return
+			}
+			c.release(l)
+		})
+	}
+}
+
+// RemoveChain forgets a chain. Its layers stay open and cached as long as other
+// chains or attaches use them, or until space is needed.
+func (c *Catalog) RemoveChain(ctx context.Context, id string) error {
+	if _, err := parseDigest("chain", id); err != nil {
+		return err
+	}
+	if err := c.records.Delete(ctx, keyChain+id); err != nil && !fserr.Is(err, fserr.NotExist) {
+		return err
+	}
+	return nil
+}

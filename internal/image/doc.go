@@ -1,0 +1,23 @@
+// Package image turns references, chains and layers into trees that can be
+// served.
+//
+// A [Catalog] resolves a reference to an image's layers, opens each [Layer]
+// (its index file plus the scheduler's handle on its bytes), merges the indexes
+// of a chain into one, and hands out a [Tree] to be served. A read
+// enters at [Tree.TryReadAt] or [Tree.ReadAt], is cut along the file's chunk
+// list, and goes on in package fetch.
+//
+// A layer whose descriptor names its TOC digest is opened lazily: one suffix
+// request brings footer and TOC, and the TOC is checked against that digest
+// before anything else is believed. Every other layer is read whole, checked
+// against the digest of its blob, cut into chunks on the way, and indexed; from
+// then on the two kinds are served alike.
+//
+// What the catalog knows is kept as small records in the chunk store's database
+// (reference → manifest, manifest → layers, chain → layers) and as index files,
+// so that whatever was served once is served again after a restart without any
+// network. All of it can be made anew from the registry.
+//
+// Layers and trees are reference counted: an index stays mapped while an attach
+// uses it. Lock order: Catalog.mu is never held during I/O.
+package image

@@ -1,0 +1,198 @@
+package image
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/nineply/nineply/estargz"
+	"github.com/nineply/nineply/internal/fetch"
+	"github.com/nineply/nineply/internal/fserr"
+	"github.com/nineply/nineply/layerindex"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"go.uber.org/zap"
+)
+
+// maxIdle is how many layers, and how many trees, stay open without users.
+const maxIdle = 256
+
+// The formats a layer can have, as records and reports name them.
+const (
+	formatEStargz = "estargz"
+	formatWhole   = "whole" // read whole, whatever its compression
+)
+
+// Layer is one open layer: its index and the way to its bytes.
+type Layer struct {
+	digest estargz.Digest
+	index  *layerindex.Index
+	bytes  *fetch.Layer
+	rec    layerRecord
+
+	// Guarded by Catalog.mu.
+	users int
+	used  time.Time
+}
+
+func (l *Layer) info() LayerInfo {
+	local, total := l.bytes.Local()
+	return LayerInfo{
+		Digest: l.digest.String(), Lazy: l.rec.Format == formatEStargz, Reason: l.rec.Reason, Format: l.rec.Format,
+		Size: l.rec.Desc.Size, Fetched: l.bytes.Fetched(), Files: int64(l.index.NumNodes()), Local: local, Chunks: total,
+	}
+}
+
+// acquire opens a layer, or finds it open, and counts a user. desc may be nil
+// for a layer that was opened before, in this or an earlier run.
+func (c *Catalog) acquire(ctx context.Context, ref string, d estargz.Digest, desc *ocispec.Descriptor, diffID string) (*Layer, error) {
+	for {
+		c.mu.Lock()
+		if l := c.layers[d]; l != nil {
+			l.users++
+			c.mu.Unlock()
+			return l, nil
+		}
+		c.mu.Unlock()
+		_, err := share(ctx, c, c.opens, d, func(ctx context.Context) (*Layer, error) {
+			l, err := c.open(ctx, ref, d, desc, diffID)
+			if err != nil {
+				return nil, fmt.Errorf("layer %s of %s: %w", d, ref, err)
+			}
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			l.used = time.Now()
+			c.layers[d] = l
+			return l, nil
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+}
+
+// release takes back one user and closes layers that have been idle longest when
+// too many are.
+func (c *Catalog) release(layers ...*Layer) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, l := range layers {
+		l.users--
+		l.used = time.Now()
+	}
+	for idle := c.idleLayersLocked(); len(idle) > maxIdle; idle = idle[1:] {
+		delete(c.layers, idle[0].digest)
+		c.closeIndex(idle[0].index)
+	}
+}
+
+func (c *Catalog) closeIndex(x *layerindex.Index) {
+	if err := x.Close(); err != nil {
+		c.log.Warn("closing an index", zap.Error(err))
+	}
+}
+
+// open makes the index of a layer if there is none, and opens it.
+func (c *Catalog) open(ctx context.Context, ref string, d estargz.Digest, desc *ocispec.Descriptor, diffID string) (*Layer, error) {
+	var rec layerRecord
+	err := c.load(ctx, keyLayer+d.String(), &rec)
+	if err == nil {
+		index, oerr := layerindex.Open(c.layerPath(d))
+		if oerr == nil {
+			return c.bind(ctx, d, index, rec)
+		}
+		c.log.Warn("layer index is made anew", zap.Stringer("layer", d), zap.Error(oerr))
+		if desc == nil {
+			desc = &rec.Desc
+			ref = rec.Ref
+		}
+	}
+	if desc == nil {
+		return nil, fserr.New(fserr.NotExist, "layer", d.String(), err)
+	}
+	rec, err = c.build(ctx, ref, d, *desc, diffID)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.save(ctx, keyLayer+d.String(), rec); err != nil {
+		return nil, err
+	}
+	index, err := layerindex.Open(c.layerPath(d))
+	if err != nil {
+		return nil, err
+	}
+	return c.bind(ctx, d, index, rec)
+}
+
+// bind connects an index with the source of its bytes.
+func (c *Catalog) bind(ctx context.Context, d estargz.Digest, index *layerindex.Index, rec layerRecord) (*Layer, error) {
+	blob, err := c.source.Blob(ctx, rec.Ref, rec.Desc)
+	if err != nil {
+		return nil, errors.Join(err, index.Close())
+	}
+	l := &Layer{digest: d, index: index, rec: rec}
+	name := rec.Ref + " layer " + d.String()
+	if rec.Format == formatEStargz {
+		l.bytes = c.sched.NewLayer(name, blob, index)
+	} else {
+		l.bytes = c.sched.NewStreamLayer(name, &wholeLayer{c: c, blob: blob, desc: rec.Desc, index: index}, index)
+	}
+	return l, nil
+}
+
+// build makes the index file of a layer: from its TOC where the manifest vouches
+// for one, else by reading the layer whole.
+func (c *Catalog) build(ctx context.Context, ref string, d estargz.Digest, desc ocispec.Descriptor, diffID string) (layerRecord, error) {
+	rec := layerRecord{Ref: ref, Desc: desc, Format: formatEStargz}
+	if strings.HasSuffix(desc.MediaType, "+encrypted") {
+		return rec, fserr.Newf(fserr.Unsupported, "open", "", "media type %s: encrypted layers cannot be read", desc.MediaType)
+	}
+	blob, err := c.source.Blob(ctx, ref, desc)
+	if err != nil {
+		return rec, err
+	}
+	rec.Reason = lazyReason(desc)
+	if rec.Reason == "" {
+		err := c.indexTOC(ctx, blob, d, desc)
+		if err == nil {
+			return rec, nil
+		}
+		if kind := fserr.KindOf(err); kind != fserr.Corrupt && kind != fserr.TooLarge && kind != fserr.Unsupported {
+			return rec, err
+		}
+		rec.Reason = err.Error()
+	}
+	rec.Format = formatWhole
+	c.log.Info("layer is read whole", zap.String("image", ref), zap.Stringer("layer", d), zap.String("reason", rec.Reason))
+	rec.DiffID, err = c.indexWhole(ctx, blob, d, desc)
+	if err != nil {
+		return rec, err
+	}
+	if diffID != "" && rec.DiffID != diffID {
+		err := fserr.Newf(fserr.Corrupt, "verify", "", "its content has diff ID %s, the image's config says %s", rec.DiffID, diffID)
+		if rerr := os.Remove(c.layerPath(d)); rerr != nil && !errors.Is(rerr, fs.ErrNotExist) {
+			err = errors.Join(err, rerr)
+		}
+		return rec, err
+	}
+	return rec, nil
+}
+
+// lazyReason says why a layer cannot be opened by its TOC; "" if it can. Without
+// the digest of the TOC in the manifest nothing ties the TOC to the image.
+func lazyReason(desc ocispec.Descriptor) string {
+	toc := desc.Annotations[estargz.AnnotationTOCDigest]
+	if toc == "" {
+		return "no TOC digest in the manifest"
+	}
+	if _, err := estargz.ParseDigest(toc); err != nil {
+		return "the manifest's TOC digest is malformed"
+	}
+	if strings.Contains(desc.MediaType, "zstd") {
+		return "zstd layer"
+	}
+	return ""
+}

@@ -1,0 +1,170 @@
+package image
+
+import (
+	"context"
+	"errors"
+	"strings"
+
+	"github.com/nineply/nineply/internal/fserr"
+	"github.com/nineply/nineply/internal/source"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"go.uber.org/zap"
+)
+
+// resolve finds the image that name stands for: a reference, or the digest of a
+// manifest seen before. A reference is asked of its source, so that a moved tag
+// is followed; when the source cannot answer, what it answered last is used.
+func (c *Catalog) resolve(ctx context.Context, name string) (*imageRecord, error) {
+	if strings.HasPrefix(name, "sha256:") {
+		return c.known(ctx, name)
+	}
+	ref, err := normalize(name)
+	if err != nil {
+		return nil, err
+	}
+	if _, d, ok := strings.Cut(ref, "@"); ok {
+		if rec, err := c.known(ctx, d); err == nil {
+			return rec, nil
+		}
+	}
+	rec, err := share(ctx, c, c.images, ref, func(ctx context.Context) (*imageRecord, error) {
+		return c.ask(ctx, ref)
+	})
+	if err == nil {
+		return rec, nil
+	}
+	if kind := fserr.KindOf(err); kind != fserr.Unavailable && kind != fserr.Unauthorized {
+		return nil, err
+	}
+	last, lerr := c.lastKnown(ctx, ref)
+	if lerr != nil {
+		return nil, err
+	}
+	c.log.Warn("source unreachable, using the image as last seen", zap.String("image", ref), zap.String("manifest", last.Manifest), zap.Error(err))
+	return last, nil
+}
+
+// normalize gives a reference its full form; the path of a layout is one already.
+func normalize(name string) (string, error) {
+	if source.IsLayout(name) {
+		return name, nil
+	}
+	ref, err := source.ParseReference(name)
+	if err != nil {
+		return "", err
+	}
+	return ref.String(), nil
+}
+
+// known loads the record of a manifest digest.
+func (c *Catalog) known(ctx context.Context, manifest string) (*imageRecord, error) {
+	if _, err := parseDigest("manifest", manifest); err != nil {
+		return nil, err
+	}
+	rec := new(imageRecord)
+	if err := c.load(ctx, keyImage+manifest, rec); err != nil {
+		return nil, err
+	}
+	return rec, nil
+}
+
+// lastKnown loads what ref stood for when it was last resolved.
+func (c *Catalog) lastKnown(ctx context.Context, ref string) (*imageRecord, error) {
+	text, err := c.records.Get(ctx, keyRef+ref)
+	if err != nil {
+		return nil, err
+	}
+	return c.known(ctx, string(text))
+}
+
+// ask resolves ref at its source and records the answer.
+func (c *Catalog) ask(ctx context.Context, ref string) (*imageRecord, error) {
+	img, err := c.source.Resolve(ctx, ref, c.platform)
+	if err != nil {
+		return nil, err
+	}
+	rec := &imageRecord{Ref: img.Ref, Manifest: img.Digest.String(), Layers: img.Manifest.Layers}
+	for _, d := range img.Config.RootFS.DiffIDs {
+		rec.DiffIDs = append(rec.DiffIDs, d.String())
+	}
+	if len(rec.DiffIDs) != len(rec.Layers) {
+		return nil, fserr.Newf(fserr.Corrupt, "resolve", ref, "the manifest has %d layers and its config %d diff IDs", len(rec.Layers), len(rec.DiffIDs))
+	}
+	if err := c.save(ctx, keyImage+rec.Manifest, rec); err != nil {
+		return nil, err
+	}
+	if err := c.records.Put(ctx, keyRef+ref, []byte(rec.Manifest)); err != nil {
+		return nil, err
+	}
+	return rec, nil
+}
+
+// imageOf finds the image a layer belongs to: by its manifest digest, by what
+// the reference stood for last, or by asking. The layer must be in it.
+func (c *Catalog) imageOf(ctx context.Context, ref, manifest, layer string) (*imageRecord, int, error) {
+	tries := []func() (*imageRecord, error){
+		func() (*imageRecord, error) { return c.known(ctx, manifest) },
+		func() (*imageRecord, error) { return c.lastKnown(ctx, ref) },
+		func() (*imageRecord, error) { return c.resolve(ctx, withDigest(ref, manifest)) },
+		func() (*imageRecord, error) { return c.resolve(ctx, ref) },
+	}
+	var errs []error
+	for _, try := range tries {
+		rec, err := try()
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		if i := rec.indexOf(layer); i >= 0 {
+			return rec, i, nil
+		}
+	}
+	if err := worst(errs); err != nil {
+		return nil, 0, err
+	}
+	return nil, 0, fserr.Newf(fserr.NotExist, "layer", layer, "not a layer of %s", ref)
+}
+
+// withDigest pins ref to a manifest digest, when there is one.
+func withDigest(ref, manifest string) string {
+	if manifest == "" {
+		return ref
+	}
+	name, _, _ := strings.Cut(ref, "@")
+	if slash, colon := strings.LastIndexByte(name, '/'), strings.LastIndexByte(name, ':'); colon > slash {
+		name = name[:colon]
+	}
+	return name + "@" + manifest
+}
+
+// worst picks the error that says most about why an image cannot be had: one of
+// its source, not one of a record that was never made.
+func worst(errs []error) error {
+	for i := len(errs) - 1; i >= 0; i-- {
+		var e *fserr.Error
+		if errors.As(errs[i], &e) && e.Kind != fserr.NotExist && e.Kind != fserr.Invalid {
+			return errs[i]
+		}
+	}
+	if len(errs) > 2 {
+		return errs[len(errs)-1]
+	}
+	return nil
+}
+
+func (r *imageRecord) indexOf(layer string) int {
+	for i, d := range r.Layers {
+		if d.Digest.String() == layer {
+			return i
+		}
+	}
+	return -1
+}
+
+func layerNames(descs []ocispec.Descriptor) []string {
+	names := make([]string, len(descs))
+	for i, d := range descs {
+		names[i] = d.Digest.String()
+	}
+	return names
+}

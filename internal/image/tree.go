@@ -1,0 +1,259 @@
+package image
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"sort"
+	"time"
+
+	"github.com/nineply/nineply/internal/fserr"
+	"github.com/nineply/nineply/layerindex"
+	"go.uber.org/zap"
+)
+
+// treeState is one merged tree, shared by all who attach it.
+type treeState struct {
+	name   string
+	index  *layerindex.Index
+	layers []*Layer // bottom first; one user each
+
+	// Guarded by Catalog.mu.
+	users int
+	used  time.Time
+}
+
+func (t *treeState) info() TreeInfo {
+	names := make([]string, len(t.layers))
+	for i, l := range t.layers {
+		names[i] = l.digest.String()
+	}
+	return TreeInfo{Name: t.name, Layers: names, Files: t.index.NumNodes(), Users: t.users}
+}
+
+// Tree is the merged view of a chain of layers, as 9P and its like serve it.
+type Tree struct{ *treeState }
+
+// tree opens the merged tree of layers, and takes over one user of each. The
+// release function gives everything back.
+func (c *Catalog) tree(layers []*Layer) (Tree, func(), error) {
+	name := mergedName(layers)
+	c.mu.Lock()
+	t := c.trees[name]
+	if t != nil {
+		t.users++
+	}
+	c.mu.Unlock()
+	if t != nil {
+		c.release(layers...)
+		return Tree{t}, func() { c.releaseTree(t) }, nil
+	}
+	index, err := c.openMerged(name, layers)
+	if err != nil {
+		c.release(layers...)
+		return Tree{}, nil, err
+	}
+	t = &treeState{name: name, index: index, layers: layers, users: 1}
+	c.mu.Lock()
+	if other := c.trees[name]; other != nil { // opened by someone else meanwhile
+		other.users++
+		c.mu.Unlock()
+		c.closeIndex(index)
+		c.release(layers...)
+		return Tree{other}, func() { c.releaseTree(other) }, nil
+	}
+	c.trees[name] = t
+	c.mu.Unlock()
+	return Tree{t}, func() { c.releaseTree(t) }, nil
+}
+
+// mergedName names a merged tree by its layers, bottom first.
+func mergedName(layers []*Layer) string {
+	h := sha256.New()
+	for _, l := range layers {
+		h.Write(l.digest[:])
+	}
+	return hex.EncodeToString(h.Sum(nil))
+}
+
+// openMerged opens the merged index, made by an earlier run or now.
+func (c *Catalog) openMerged(name string, layers []*Layer) (*layerindex.Index, error) {
+	path := c.mergedPath(name)
+	index, err := layerindex.Open(path)
+	if err == nil {
+		return index, nil
+	}
+	if !errors.Is(err, os.ErrNotExist) {
+		c.log.Warn("merged index is made anew", zap.String("index", path), zap.Error(err))
+	}
+	indexes := make([]*layerindex.Index, len(layers))
+	for i, l := range layers {
+		indexes[i] = l.index
+	}
+	if err := layerindex.Merge(path, indexes); err != nil {
+		return nil, fmt.Errorf("merging %d layers: %w", len(layers), err)
+	}
+	return layerindex.Open(path)
+}
+
+// releaseTree takes back one user, and closes the trees that have been idle
+// longest when too many are.
+func (c *Catalog) releaseTree(t *treeState) {
+	c.mu.Lock()
+	t.users--
+	t.used = time.Now()
+	var closing []*treeState
+	for idle := c.idleTreesLocked(); len(idle) > maxIdle; idle = idle[1:] {
+		delete(c.trees, idle[0].name)
+		closing = append(closing, idle[0])
+	}
+	c.mu.Unlock()
+	for _, t := range closing {
+		c.closeIndex(t.index)
+		c.release(t.layers...)
+	}
+}
+
+func (c *Catalog) idleTreesLocked() []*treeState {
+	var idle []*treeState
+	for _, t := range c.trees {
+		if t.users == 0 {
+			idle = append(idle, t)
+		}
+	}
+	sort.Slice(idle, func(i, j int) bool { return idle[i].used.Before(idle[j].used) })
+	return idle
+}
+
+func (c *Catalog) idleLayersLocked() []*Layer {
+	var idle []*Layer
+	for _, l := range c.layers {
+		if l.users == 0 {
+			idle = append(idle, l)
+		}
+	}
+	sort.Slice(idle, func(i, j int) bool { return idle[i].used.Before(idle[j].used) })
+	return idle
+}
+
+// Root is the root directory's node.
+func (t *treeState) Root() uint64 { return 1 }
+
+// Lookup finds a name in a directory.
+func (t *treeState) Lookup(dir uint64, name []byte) (uint64, error) { return t.index.Lookup(dir, name) }
+
+// Attr gives a node's metadata.
+func (t *treeState) Attr(n uint64) (layerindex.Attr, error) { return t.index.Attr(n) }
+
+// Parent gives the directory above dir.
+func (t *treeState) Parent(dir uint64) (uint64, error) { return t.index.Parent(dir) }
+
+// Readdir gives the entry of dir at a position.
+func (t *treeState) Readdir(dir, pos uint64) (layerindex.Dirent, uint64, bool, error) {
+	return t.index.Readdir(dir, pos)
+}
+
+// Readlink gives a symlink's target.
+func (t *treeState) Readlink(n uint64) ([]byte, error) { return t.index.Readlink(n) }
+
+// Xattr gives an extended attribute.
+func (t *treeState) Xattr(n uint64, name []byte) ([]byte, error) { return t.index.Xattr(n, name) }
+
+// XattrNames lists the extended attributes.
+func (t *treeState) XattrNames(n uint64, fn func([]byte) bool) error {
+	return t.index.XattrNames(n, fn)
+}
+
+// Size is how many bytes the tree's blobs have, and how many inodes it has.
+func (t *treeState) Size() (bytes, files int64) {
+	for _, l := range t.layers {
+		bytes += l.rec.Desc.Size
+	}
+	return bytes, int64(t.index.NumNodes())
+}
+
+// Name is the same for the same layers in the same order, for ever: 64 hex
+// digits.
+func (t *treeState) Name() string { return t.name }
+
+// TryReadAt reads what the cache has. It answers false when part of it would
+// have to be fetched, and does not allocate.
+func (t *treeState) TryReadAt(n uint64, p []byte, off int64) (int, bool, error) {
+	c, p, err := t.clip(n, p, off)
+	if err != nil || len(p) == 0 {
+		return 0, true, err
+	}
+	l := t.layers[c.Layer]
+	done := 0
+	for done < len(p) {
+		i := l.index.FindChunk(c, uint64(off)+uint64(done))
+		chunk, ok := l.index.Chunk(i)
+		if !ok {
+			return 0, true, t.hole(n)
+		}
+		m, ok := l.bytes.TryRead(i, p[done:], off+int64(done)-chunk.Offset)
+		if !ok {
+			return 0, false, nil
+		}
+		if m == 0 {
+			return 0, true, t.hole(n)
+		}
+		done += m
+	}
+	return done, true, nil
+}
+
+// ReadAt reads, fetching what is missing.
+func (t *treeState) ReadAt(ctx context.Context, n uint64, p []byte, off int64) (int, error) {
+	c, p, err := t.clip(n, p, off)
+	if err != nil || len(p) == 0 {
+		return 0, err
+	}
+	l := t.layers[c.Layer]
+	done := 0
+	for done < len(p) {
+		i := l.index.FindChunk(c, uint64(off)+uint64(done))
+		chunk, ok := l.index.Chunk(i)
+		if !ok {
+			return 0, t.hole(n)
+		}
+		m, err := l.bytes.Read(ctx, i, p[done:], off+int64(done)-chunk.Offset)
+		if err != nil {
+			return 0, err
+		}
+		if m == 0 {
+			return 0, t.hole(n)
+		}
+		done += m
+	}
+	return done, nil
+}
+
+// clip finds a file's content and cuts p at its end.
+func (t *treeState) clip(n uint64, p []byte, off int64) (layerindex.Content, []byte, error) {
+	c, err := t.index.Content(n)
+	if err != nil {
+		return c, nil, err
+	}
+	if off < 0 {
+		return c, nil, fserr.Newf(fserr.Invalid, "read", "", "offset %d", off)
+	}
+	if uint64(off) >= c.Size {
+		return c, nil, nil
+	}
+	if left := c.Size - uint64(off); uint64(len(p)) > left {
+		p = p[:left]
+	}
+	if c.Layer < 0 || c.Layer >= len(t.layers) {
+		return c, nil, fserr.Newf(fserr.Internal, "read", t.name, "node %d is in layer %d of %d", n, c.Layer, len(t.layers))
+	}
+	return c, p, nil
+}
+
+// hole is the error for an index whose chunks do not cover its file.
+func (t *treeState) hole(n uint64) error {
+	return fserr.Newf(fserr.Internal, "read", t.name, "node %d has no chunk for a part of it", n)
+}
