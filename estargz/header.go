@@ -152,6 +152,18 @@ func appendEntry(p []byte, h *tar.Header, e *Entry) []byte {
 
 // entryOf says what h is in the words of a TOC, if a TOC has them.
 func entryOf(h *tar.Header, check *checker) (*Entry, error) {
+	e, err := describe(h)
+	if err != nil {
+		return nil, err
+	}
+	if err := check.name(e); err != nil {
+		return nil, err
+	}
+	return e, checkText(h, check.lim)
+}
+
+// describe is entryOf without the limits of a TOC, without time and xattrs.
+func describe(h *tar.Header) (*Entry, error) {
 	kind, ok := entryTypes[h.Typeflag]
 	if !ok {
 		return nil, fserr.Newf(fserr.Unsupported, "", "", "tar entry type %q has no place in a layer", h.Typeflag)
@@ -170,10 +182,7 @@ func entryOf(h *tar.Header, check *checker) (*Entry, error) {
 		return nil, fmt.Errorf("%w: owner %d:%d", ErrNumber, h.Uid, h.Gid)
 	}
 	e.UID, e.GID = uint32(h.Uid), uint32(h.Gid)
-	if err := check.name(e); err != nil {
-		return nil, err
-	}
-	return e, checkText(h, check.lim)
+	return e, nil
 }
 
 // checkText refuses what JSON cannot hold and what readers have limits for.
