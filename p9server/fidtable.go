@@ -48,7 +48,7 @@ type fidTable struct {
 	seed uint64
 }
 
-const minFIDPlaces = 16
+const minFIDPlaces = 128
 
 func newFIDTable() fidTable {
 	t := fidTable{seed: rand.Uint64() | 1}
