@@ -116,7 +116,7 @@ func (t *fidTable) remove(id uint32) (f fid, ok bool) {
 	f = t.places[i]
 	t.closeGap(i)
 	t.count--
-	if len(t.places) > minFIDPlaces && t.count*8 < len(t.places) {
+	if len(t.places) > minFIDPlaces && t.count*4 < len(t.places) {
 		t.resize(len(t.places) / 2)
 	}
 	return f, true

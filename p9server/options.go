@@ -18,7 +18,7 @@ type Options struct {
 	// closed at once. Default 1024.
 	MaxConns int
 	// MaxFIDs is how many fids one connection may hold. A Linux client holds
-	// one per cached directory entry; each costs at most 64 bytes. Beyond it,
+	// one per cached directory entry; each costs at most 96 bytes. Beyond it,
 	// EMFILE. Default 1 Mi.
 	MaxFIDs int
 	// MaxOutstanding is how many requests of one connection may wait for
