@@ -10,7 +10,7 @@ PREFIX ?= /usr/local
 FUZZTIME ?= 30s
 BENCH ?= .
 SOAKTIME ?= 10m
-GO_BUILD := CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)'
+GO_BUILD := CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X github.com/nineply/nineply/internal/cli.version=$(VERSION)'
 # Everything but the end-to-end tests, which have a target of their own.
 UNIT = $$(go list ./... | grep -v '/e2e')
 

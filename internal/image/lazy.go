@@ -11,12 +11,12 @@ import (
 )
 
 // The first request of a layer brings its tail, which should hold footer and
-// TOC. A TOC is about half a percent of its blob (measured over Debian layers),
-// so a fiftieth is nearly always enough.
+// TOC. The TOC of a layer of small files is about half a percent of its blob, so a
+// hundredth is nearly always enough, and a second request brings the rest.
 const (
 	minTail   = 64 << 10
 	maxTail   = 4 << 20
-	tailShare = 50
+	tailShare = 100
 )
 
 // indexTOC makes a layer's index from its TOC.

@@ -1,0 +1,215 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/containerd/platforms"
+	sysd "github.com/coreos/go-systemd/v22/daemon"
+	"github.com/nineply/nineply/chunkstore"
+	"github.com/nineply/nineply/internal/config"
+	"github.com/nineply/nineply/internal/control"
+	"github.com/nineply/nineply/internal/fetch"
+	"github.com/nineply/nineply/internal/image"
+	"github.com/nineply/nineply/p9server"
+	"github.com/nineply/nineply/snapshotter"
+	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
+)
+
+// shutdownGrace is how long requests under way may take when the daemon stops.
+const shutdownGrace = 5 * time.Second
+
+// Options make a daemon.
+type Options struct {
+	Config        config.Config
+	Version       string
+	KeeperProgram string      // nineply-mount; "": beside this program or in PATH; "none": start none
+	Logger        *zap.Logger // nil: to standard error, as configured
+}
+
+// parts are what a running daemon is made of, in the order of their creation.
+type parts struct {
+	cfg     config.Config
+	log     *zap.Logger
+	closers []func() error
+	service *service
+	sn      *snapshotter.Snapshotter
+}
+
+// Run serves until ctx ends. The error is nil after a stop that was asked for.
+func Run(ctx context.Context, o Options) (err error) {
+	log := o.Logger
+	if log == nil {
+		if log, err = newLogger(o.Config.Log.Level); err != nil {
+			return err
+		}
+	}
+	p := &parts{cfg: o.Config, log: log}
+	defer func() { err = errors.Join(err, p.close()) }()
+	// The parts outlive ctx: they are closed one by one, in order, after it.
+	if err := p.build(context.WithoutCancel(ctx), o.Version); err != nil {
+		return err
+	}
+	if err := p.keeper(ctx, o.KeeperProgram); err != nil {
+		return err
+	}
+	return p.serve(ctx)
+}
+
+func newLogger(level string) (*zap.Logger, error) {
+	zc := zap.NewProductionConfig()
+	zc.Sampling = nil
+	zc.DisableStacktrace, zc.DisableCaller = true, true
+	lvl, err := zap.ParseAtomicLevel(level)
+	if err != nil {
+		return nil, fmt.Errorf("log level: %w", err)
+	}
+	zc.Level = lvl
+	log, err := zc.Build()
+	if err != nil {
+		return nil, fmt.Errorf("logger: %w", err)
+	}
+	return log, nil
+}
+
+// onClose has fn called when the daemon stops, before what was there earlier.
+func (p *parts) onClose(fn func() error) { p.closers = append(p.closers, fn) }
+
+func (p *parts) close() error {
+	var errs []error
+	for i := len(p.closers) - 1; i >= 0; i-- {
+		errs = append(errs, p.closers[i]())
+	}
+	return errors.Join(errs...)
+}
+
+// build makes every part, from the store up to the snapshotter.
+func (p *parts) build(ctx context.Context, version string) error {
+	c := p.cfg
+	store, err := chunkstore.Open(ctx, chunkstore.Options{
+		Dir: filepath.Join(c.Root, "chunks"), MaxBytes: int64(c.Cache.MaxSize), Logger: p.log.Named("cache"),
+	})
+	if err != nil {
+		return fmt.Errorf("chunk cache: %w", err)
+	}
+	p.onClose(store.Close)
+	sources := Sources(c)
+	p.onClose(sources.Close)
+	sched := fetch.New(ctx, store, fetch.Options{
+		Concurrency: c.Fetch.Concurrency, ReadAhead: int64(c.Fetch.ReadAhead), Logger: p.log.Named("fetch"),
+	})
+	catalog, err := image.New(ctx, image.Options{
+		Dir: filepath.Join(c.Root, "index"), Source: sources, Store: store, Records: store.Records(), Scheduler: sched,
+		Prefetch: c.Fetch.Prefetch, Platform: platforms.DefaultSpec(), Logger: p.log.Named("image"),
+	})
+	if err != nil {
+		sched.Close()
+		return err
+	}
+	p.onClose(catalog.Close)
+	// Readers must have gone, and fetches have ended, before an index is unmapped.
+	p.onClose(func() error { sched.Close(); return nil })
+	server := p9server.NewServer(exporter{catalog, p.log.Named("9p")}, p9server.Options{
+		ReadTimeout: time.Duration(c.Fetch.ReadTimeout), Logger: p.log.Named("9p"),
+	})
+	p.onClose(server.Close)
+	p.service = &service{
+		version: version, started: time.Now(), mode: c.Snapshotter.MountMode,
+		catalog: catalog, store: store, sched: sched, server: server,
+	}
+	if c.Listen.Snapshotter == "" {
+		return nil
+	}
+	return p.buildSnapshotter(ctx)
+}
+
+func (p *parts) buildSnapshotter(ctx context.Context) error {
+	policy := snapshotter.HandBack
+	if !p.cfg.Snapshotter.Fallback {
+		policy = snapshotter.Fail
+	}
+	sn, err := snapshotter.New(ctx, snapshotter.Options{
+		Root:            filepath.Join(p.cfg.Root, "snapshotter"),
+		Backend:         backend{api: p.service, mounts: filepath.Join(p.cfg.State, "m"), mode: p.cfg.Snapshotter.MountMode},
+		OnSourceFailure: policy,
+		Logger:          p.log.Named("snapshotter"),
+	})
+	if err != nil {
+		return err
+	}
+	p.sn = sn
+	p.onClose(sn.Close)
+	return nil
+}
+
+// serve listens on every address and serves until ctx ends or one fails.
+func (p *parts) serve(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	for _, addr := range p.cfg.Listen.NineP {
+		ln, err := listen(ctx, addr)
+		if err != nil {
+			return err
+		}
+		g.Go(func() error { return ended(ctx, p.service.server.Serve(ctx, ln)) })
+	}
+	if err := p.serveHTTP(ctx, g, p.cfg.Listen.Control, control.NewHandler(p.service, metricsHandler(p.service))); err != nil {
+		return err
+	}
+	if p.cfg.Listen.Metrics != "" {
+		if err := p.serveHTTP(ctx, g, p.cfg.Listen.Metrics, metricsHandler(p.service)); err != nil {
+			return err
+		}
+	}
+	if p.sn != nil {
+		ln, err := listen(ctx, p.cfg.Listen.Snapshotter)
+		if err != nil {
+			return err
+		}
+		g.Go(func() error { return ended(ctx, snapshotter.Serve(ctx, ln, p.sn)) })
+	}
+	p.log.Info("serving", zap.Strings("9p", p.cfg.Listen.NineP), zap.String("control", p.cfg.Listen.Control), zap.Int("pid", os.Getpid()))
+	if _, err := sysd.SdNotify(false, sysd.SdNotifyReady); err != nil {
+		p.log.Warn("telling systemd", zap.Error(err))
+	}
+	err := g.Wait()
+	p.log.Info("stopping", zap.Error(err))
+	return err
+}
+
+// ended drops the error of a server that was asked to stop.
+func ended(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// serveHTTP serves h on addr as part of g.
+func (p *parts) serveHTTP(ctx context.Context, g *errgroup.Group, addr string, h http.Handler) error {
+	ln, err := listen(ctx, addr)
+	if err != nil {
+		return err
+	}
+	srv := &http.Server{
+		Handler: h, ReadHeaderTimeout: 10 * time.Second,
+		BaseContext: func(net.Listener) context.Context { return ctx },
+	}
+	g.Go(func() error { return ended(ctx, srv.Serve(ln)) })
+	g.Go(func() error {
+		<-ctx.Done()
+		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownGrace)
+		defer cancel()
+		if err := srv.Shutdown(grace); err != nil {
+			return srv.Close()
+		}
+		return nil
+	})
+	return nil
+}

@@ -1,0 +1,105 @@
+package daemon
+
+import (
+	"net/http"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"golang.org/x/sys/unix"
+)
+
+// metric describes one family of counters that the parts keep for themselves.
+type metric struct {
+	desc *prometheus.Desc
+	kind prometheus.ValueType
+}
+
+func newMetric(name, help string, kind prometheus.ValueType, labels ...string) metric {
+	return metric{prometheus.NewDesc("nineply_"+name, help, labels, nil), kind}
+}
+
+// collector reads the parts' counters when it is asked, so that nothing on the
+// way of a read knows of Prometheus. No metric is labelled by layer or image:
+// those are unbounded, and "nineply status --json" has them.
+type collector struct {
+	s *service
+
+	fetchRequests, fetchBytes, tocBytes, wholeBytes  metric
+	chunkReads, corrupt, notStored, runs             metric
+	cacheBytes, cacheLimit, cacheChunks, evicted     metric
+	messages, errors, payload, sessions, fids, trees metric
+}
+
+func newCollector(s *service) *collector {
+	const counter, gauge = prometheus.CounterValue, prometheus.GaugeValue
+	return &collector{
+		s:             s,
+		fetchRequests: newMetric("fetch_requests_total", "Range requests for chunks.", counter, "priority"),
+		fetchBytes:    newMetric("fetch_bytes_total", "Blob bytes fetched for chunks.", counter, "priority"),
+		tocBytes:      newMetric("toc_bytes_total", "Blob bytes fetched for footers and tables of contents.", counter),
+		wholeBytes:    newMetric("whole_layer_bytes_total", "Blob bytes of layers that were read whole.", counter),
+		chunkReads:    newMetric("chunk_reads_total", "Chunk reads, by whether the cache had the chunk.", counter, "result"),
+		corrupt:       newMetric("corrupt_total", "Bytes that failed verification, by where they came from.", counter, "from"),
+		notStored:     newMetric("chunks_not_stored_total", "Chunks that were served but could not be cached.", counter),
+		runs:          newMetric("fetch_runs", "Requests now, by state.", gauge, "state"),
+		cacheBytes:    newMetric("cache_bytes", "Bytes that the cache occupies.", gauge),
+		cacheLimit:    newMetric("cache_limit_bytes", "Most bytes that the cache may occupy; 0 for no limit.", gauge),
+		cacheChunks:   newMetric("cache_chunks", "Chunks in the cache.", gauge),
+		evicted:       newMetric("cache_evicted_bytes_total", "Bytes evicted from the cache.", counter),
+		messages:      newMetric("9p_messages_total", "9P requests, by type.", counter, "type"),
+		errors:        newMetric("9p_errors_total", "9P requests answered with an error, by errno.", counter, "errno"),
+		payload:       newMetric("9p_payload_bytes_total", "File bytes sent over 9P.", counter),
+		sessions:      newMetric("9p_sessions", "9P connections now.", gauge),
+		fids:          newMetric("9p_fids", "9P fids now.", gauge),
+		trees:         newMetric("trees", "Merged trees open now.", gauge),
+	}
+}
+
+// Describe implements prometheus.Collector.
+func (c *collector) Describe(ch chan<- *prometheus.Desc) { prometheus.DescribeByCollect(c, ch) }
+
+// Collect implements prometheus.Collector.
+func (c *collector) Collect(ch chan<- prometheus.Metric) {
+	send := func(m metric, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(m.desc, m.kind, v, labels...)
+	}
+	f := c.s.fetchStatus()
+	for prio, n := range f.Requests {
+		send(c.fetchRequests, float64(n), prio)
+	}
+	for prio, n := range f.Bytes {
+		send(c.fetchBytes, float64(n), prio)
+	}
+	send(c.tocBytes, float64(f.TOC))
+	send(c.wholeBytes, float64(f.Whole))
+	send(c.chunkReads, float64(f.Hits), "hit")
+	send(c.chunkReads, float64(f.Misses), "miss")
+	send(c.corrupt, float64(f.Corrupt), "source")
+	send(c.notStored, float64(c.s.sched.Stats().NotStored))
+	send(c.runs, float64(f.Queued), "queued")
+	send(c.runs, float64(f.Active), "active")
+	cache := c.s.cacheStatus()
+	send(c.corrupt, float64(cache.Corrupt), "cache")
+	send(c.cacheBytes, float64(cache.Bytes))
+	send(c.cacheLimit, float64(cache.MaxBytes))
+	send(c.cacheChunks, float64(cache.Chunks))
+	send(c.evicted, float64(cache.Evicted))
+	p := c.s.server.Stats()
+	for name, n := range p.Messages {
+		send(c.messages, float64(n), name)
+	}
+	for errno, n := range p.Errors {
+		send(c.errors, float64(n), unix.ErrnoName(errno))
+	}
+	send(c.payload, float64(p.Payload))
+	send(c.sessions, float64(p.Conns))
+	send(c.fids, float64(p.FIDs))
+	send(c.trees, float64(len(c.s.catalog.Trees())))
+}
+
+// metricsHandler serves the metrics of s.
+func metricsHandler(s *service) http.Handler {
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(newCollector(s))
+	return promhttp.HandlerFor(reg, promhttp.HandlerOpts{})
+}
