@@ -78,3 +78,5 @@ func readAll(s *chunkstore.Store, d chunkstore.Digest, size int) ([]byte, error)
 }
 
 func sum(p []byte) chunkstore.Digest { return sha256.Sum256(p) }
+
+const createFlags = os.O_RDWR | os.O_CREATE

@@ -159,22 +159,31 @@ func (s *Store) reserve(ctx context.Context, payload int64) (*segment, error) {
 			}
 			return s.replaceActive(ctx)
 		}
+		var err error
 		switch try {
-		case 0:
+		case 0, 2, 3:
+			_, err = s.evict(ctx, max(missing, s.opt.MaxBytes/32, s.opt.SegmentBytes/8))
 		case 1:
-			if err := s.rotate(ctx); err != nil {
-				return nil, err
-			}
-			if err := s.settle(ctx); err != nil && ctx.Err() != nil {
-				return nil, err
-			}
+			err = s.closeActive(ctx)
 		default:
-			return nil, ErrNoSpace
+			err = ErrNoSpace
 		}
-		if _, err := s.evict(ctx, max(missing, s.opt.MaxBytes/32, s.opt.SegmentBytes/8)); err != nil {
+		if err != nil {
 			return nil, err
 		}
 	}
+}
+
+// closeActive seals the active segment and waits for that, so that it can be
+// evicted from.
+func (s *Store) closeActive(ctx context.Context) error {
+	if err := s.rotate(ctx); err != nil {
+		return err
+	}
+	if err := s.settle(ctx); err != nil && ctx.Err() != nil {
+		return err
+	}
+	return nil // a segment that could not be sealed can be evicted from, too
 }
 
 // candidate gives the segment a record of this payload would go to, nil if to a

@@ -280,10 +280,7 @@ func (s *Store) Rebuild(ctx context.Context) error {
 		return err
 	}
 	defer s.unlockAppend()
-	if err := s.rotate(ctx); err != nil {
-		return err
-	}
-	if err := s.settle(ctx); err != nil {
+	if err := s.closeActive(ctx); err != nil {
 		return err
 	}
 	s.evictMu.Lock()
