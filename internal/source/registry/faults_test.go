@@ -15,6 +15,7 @@ import (
 
 	"github.com/nineply/nineply/internal/fserr"
 	"github.com/nineply/nineply/internal/source"
+	"github.com/nineply/nineply/internal/source/hosts"
 	"github.com/nineply/nineply/internal/source/registry"
 	"github.com/nineply/nineply/internal/source/sourcetest"
 	"github.com/nineply/nineply/internal/testreg"
@@ -29,6 +30,7 @@ type fixture struct {
 	data   []byte
 	desc   ocispec.Descriptor
 	blob   source.Blob
+	hosts  hosts.Config
 }
 
 func newFixture(t *testing.T, opts registry.Options, regOpts ...testreg.Option) *fixture {

@@ -92,6 +92,7 @@ func mirrored(t *testing.T, opts registry.Options, upstream, mirror []testreg.Op
 	f := newFixture(t, opts, upstream...)
 	m.AddBlob(f.data)
 	configure(t, opts, f.Host(), fmt.Sprintf("server = %q\n[host.%q]\n%s\n", f.URL(), m.URL(), extra))
+	f.hosts = opts.Hosts
 	return f, m
 }
 
