@@ -33,7 +33,10 @@ func (c *checker) entry(e *Entry) error {
 	if c.count++; c.count > c.lim.Entries {
 		return fmt.Errorf("%w: limit %d", ErrEntries, c.lim.Entries)
 	}
-	if e.Type == TypeChunk {
+	switch e.Type {
+	case 0:
+		return ErrEntryType
+	case TypeChunk:
 		return c.chunk(e)
 	}
 	if err := c.finish(); err != nil {
@@ -43,8 +46,6 @@ func (c *checker) entry(e *Entry) error {
 		return err
 	}
 	switch e.Type {
-	case 0:
-		return ErrEntryType
 	case TypeReg:
 		return c.regular(e)
 	case TypeHardlink:

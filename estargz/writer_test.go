@@ -50,7 +50,9 @@ func tarOf(tb testing.TB, files ...file) []byte {
 	return buf.Bytes()
 }
 
-func reg(name, body string) file { return file{tar.Header{Name: name, Mode: 0o644}, body} }
+func tarHeader(name string) tar.Header { return tar.Header{Name: name, Mode: 0o644} }
+
+func reg(name, body string) file { return file{tarHeader(name), body} }
 func dir(name string) file {
 	return file{tar.Header{Typeflag: tar.TypeDir, Name: name, Mode: 0o755}, ""}
 }
