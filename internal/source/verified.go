@@ -33,6 +33,7 @@ type verified struct {
 	err      error
 }
 
+// Read implements io.Reader.
 func (v *verified) Read(p []byte) (int, error) {
 	if v.err != nil {
 		return 0, v.err
@@ -74,4 +75,5 @@ func (v *verified) corrupt(format string, args ...any) error {
 	return fserr.Newf(fserr.Corrupt, "verify", v.digest.String(), format, args...)
 }
 
+// Close implements io.Closer.
 func (v *verified) Close() error { return v.rc.Close() }

@@ -24,6 +24,7 @@ type meter struct {
 	bytes  int64
 }
 
+// WriteHeader implements http.ResponseWriter.
 func (m *meter) WriteHeader(code int) {
 	if m.status == 0 {
 		m.status = code
@@ -31,6 +32,7 @@ func (m *meter) WriteHeader(code int) {
 	m.ResponseWriter.WriteHeader(code)
 }
 
+// Write implements http.ResponseWriter.
 func (m *meter) Write(p []byte) (int, error) {
 	if m.status == 0 {
 		m.status = http.StatusOK
@@ -40,6 +42,7 @@ func (m *meter) Write(p []byte) (int, error) {
 	return n, err
 }
 
+// Unwrap is for http.ResponseController.
 func (m *meter) Unwrap() http.ResponseWriter { return m.ResponseWriter }
 
 type countedBody struct {
@@ -47,6 +50,7 @@ type countedBody struct {
 	n int64
 }
 
+// Read implements io.Reader.
 func (c *countedBody) Read(p []byte) (int, error) {
 	n, err := c.ReadCloser.Read(p)
 	c.n += int64(n)

@@ -19,12 +19,15 @@ func server(addr string) hosts.Host {
 	return hosts.Host{Scheme: "https", Addr: addr, Path: "/v2", Capabilities: hosts.All}
 }
 
+// lookup is a case of TestLookup.
+type lookup struct {
+	name, registry string
+	files          map[string]string
+	want           []hosts.Host
+}
+
 func TestLookup(t *testing.T) {
-	for _, tt := range []struct {
-		name, registry string
-		files          map[string]string
-		want           []hosts.Host
-	}{
+	testLookup(t, []lookup{
 		{name: "nothing configured", registry: "example.com", want: []hosts.Host{server("example.com")}},
 		{name: "docker hub", registry: "docker.io", want: []hosts.Host{server("registry-1.docker.io")}},
 		{name: "loopback", registry: "127.0.0.1:5000", want: []hosts.Host{{Scheme: "http", Addr: "127.0.0.1:5000", Path: "/v2", Capabilities: hosts.All}}},
@@ -59,6 +62,11 @@ override_path = true
 				server("example.com"),
 			},
 		},
+	})
+}
+
+func TestLookupDetails(t *testing.T) {
+	testLookup(t, []lookup{
 		{
 			name: "everything", registry: "example.com:5000",
 			files: map[string]string{"example.com_5000_/hosts.toml": `
@@ -124,7 +132,12 @@ X-B = "3"
 			},
 		},
 		{name: "empty file", registry: "example.com", files: map[string]string{"example.com/hosts.toml": ""}, want: []hosts.Host{server("example.com")}},
-	} {
+	})
+}
+
+func testLookup(t *testing.T, cases []lookup) {
+	t.Helper()
+	for _, tt := range cases {
 		t.Run(tt.name, func(t *testing.T) {
 			dir := populate(t, tt.files)
 			c := hosts.Config{Dirs: []string{filepath.Join(dir, "missing"), dir}, PlainHTTP: []string{"plain.example:80"}}
@@ -249,24 +262,30 @@ func FuzzParse(f *testing.F) {
 			if h.Addr == "" && i < len(list)-1 {
 				t.Errorf("host %d has no address", i)
 			}
-			if h.Addr != "" && h.Scheme != "http" && h.Scheme != "https" {
-				t.Errorf("scheme %q", h.Scheme)
-			}
-			if strings.HasSuffix(h.Path, "/") {
-				t.Errorf("path %q ends with a slash", h.Path)
-			}
-			for _, ca := range h.CA {
-				if !filepath.IsAbs(ca) {
-					t.Errorf("relative file %q", ca)
-				}
-			}
-			for k, vs := range h.Header {
-				for _, v := range vs {
-					if strings.ContainsAny(k+v, "\r\n") {
-						t.Errorf("header %q: %q", k, v)
-					}
-				}
-			}
+			checkHost(t, h)
 		}
 	})
+}
+
+// checkHost looks at what must hold whatever the file says.
+func checkHost(t *testing.T, h hosts.Host) {
+	t.Helper()
+	if h.Addr != "" && h.Scheme != "http" && h.Scheme != "https" {
+		t.Errorf("scheme %q", h.Scheme)
+	}
+	if strings.HasSuffix(h.Path, "/") {
+		t.Errorf("path %q ends with a slash", h.Path)
+	}
+	for _, ca := range h.CA {
+		if !filepath.IsAbs(ca) {
+			t.Errorf("relative file %q", ca)
+		}
+	}
+	for k, vs := range h.Header {
+		for _, v := range vs {
+			if strings.ContainsAny(k+v, "\r\n") {
+				t.Errorf("header %q: %q", k, v)
+			}
+		}
+	}
 }

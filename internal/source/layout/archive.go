@@ -89,7 +89,9 @@ type archiveFile struct {
 	f *os.File
 }
 
-func (f archiveFile) size() int64  { return f.SectionReader.Size() }
+func (f archiveFile) size() int64 { return f.Size() }
+
+// Close implements io.Closer.
 func (f archiveFile) Close() error { return f.f.Close() }
 
 func (a *archive) open(name string) (file, error) {

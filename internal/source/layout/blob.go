@@ -122,6 +122,7 @@ type stream struct {
 	read int64
 }
 
+// Read implements io.Reader.
 func (s *stream) Read(p []byte) (int, error) {
 	if err := s.ctx.Err(); err != nil {
 		return 0, fserr.New(fserr.KindOf(err), "read", s.blob.object, err)
@@ -140,4 +141,5 @@ func (s *stream) Read(p []byte) (int, error) {
 	return n, fserr.New(fserr.Unavailable, "read", s.blob.object, err)
 }
 
+// Close implements io.Closer.
 func (s *stream) Close() error { return s.f.Close() }

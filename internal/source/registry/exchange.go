@@ -61,13 +61,13 @@ func (e *endpoint) exchange(ctx context.Context, rq request) (*answer, error) {
 }
 
 func (e *endpoint) follow(ctx context.Context, rq request, left bool) (*answer, error) {
-	w := newWatch(ctx, max(rq.patience, e.registry.opts.StallTimeout))
+	ctx, w := newWatch(ctx, max(rq.patience, e.registry.opts.StallTimeout))
 	target := rq.url
 	for hop := 0; ; hop++ {
 		w.touch()
-		resp, err := e.send(w, rq, target, left)
+		resp, err := e.send(ctx, w, rq, target, left)
 		if err != nil {
-			f := transportFailure(w.ctx, err)
+			f := transportFailure(ctx, err)
 			w.stop()
 			return nil, f
 		}
@@ -96,8 +96,7 @@ func (e *endpoint) follow(ctx context.Context, rq request, left bool) (*answer, 
 }
 
 // send makes one round trip.
-func (e *endpoint) send(w *watch, rq request, target *url.URL, left bool) (*http.Response, error) {
-	ctx := w.ctx
+func (e *endpoint) send(ctx context.Context, w *watch, rq request, target *url.URL, left bool) (*http.Response, error) {
 	if !left {
 		scopes := []string{auth.ScopeRepository(rq.repository, strings.Split(rq.actions, ",")...)}
 		if rq.from != "" {

@@ -30,7 +30,10 @@ type failure struct {
 	err   error
 }
 
+// Error implements error.
 func (f *failure) Error() string { return f.err.Error() }
+
+// Unwrap gives the cause.
 func (f *failure) Unwrap() error { return f.err }
 
 // fail is a failure that no repetition will change.

@@ -152,27 +152,32 @@ func TestFaultsThatPass(t *testing.T) {
 				if strings.Contains(tt.name, "stall") {
 					opts = impatient()
 				}
-				f := secureFixture(t, opts, tls)
-				f.On(f.match(), tt.faults...)
-				if err := f.readRange(bounded(t), 12_345, 150_000); err != nil {
-					t.Errorf("range: %v", err)
-				}
-				f.Heal()
-				f.On(f.match(), tt.faults...)
-				if err := f.readStream(bounded(t), 54_321); err != nil {
-					t.Errorf("stream: %v", err)
-				}
-				f.Heal()
-				f.On(f.match(), tt.faults...)
-				if err := f.readPart(bounded(t), 54_321, 200_000); err != nil {
-					t.Errorf("part of the stream: %v", err)
-				}
-				f.Heal()
-				if err := f.readRange(bounded(t), 0, blobSize); err != nil {
-					t.Errorf("afterwards: %v", err)
-				}
+				readThrough(t, secureFixture(t, opts, tls), tt.faults)
 			})
 		}
+	}
+}
+
+// readThrough reads in every way while the faults last, and once afterwards.
+func readThrough(t *testing.T, f *fixture, faults []testreg.Fault) {
+	t.Helper()
+	for _, way := range []struct {
+		name string
+		read func() error
+	}{
+		{"range", func() error { return f.readRange(bounded(t), 12_345, 150_000) }},
+		{"stream", func() error { return f.readStream(bounded(t), 54_321) }},
+		{"part of the stream", func() error { return f.readPart(bounded(t), 54_321, 200_000) }},
+	} {
+		f.Heal()
+		f.On(f.match(), faults...)
+		if err := way.read(); err != nil {
+			t.Errorf("%s: %v", way.name, err)
+		}
+	}
+	f.Heal()
+	if err := f.readRange(bounded(t), 0, blobSize); err != nil {
+		t.Errorf("afterwards: %v", err)
 	}
 }
 

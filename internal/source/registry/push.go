@@ -204,6 +204,7 @@ type contentReader struct {
 	io.Closer
 }
 
+// Read implements io.Reader.
 func (r *contentReader) Read(p []byte) (int, error) {
 	n, err := r.ahead.Read(p)
 	if n > 0 {

@@ -142,6 +142,7 @@ func joined(errs []error) error {
 
 type several []error
 
+// Error implements error.
 func (s several) Error() string {
 	texts := make([]string, len(s))
 	for i, err := range s {
@@ -150,4 +151,5 @@ func (s several) Error() string {
 	return strings.Join(texts, "; ")
 }
 
+// Unwrap gives all of them.
 func (s several) Unwrap() []error { return s }

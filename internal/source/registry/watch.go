@@ -14,16 +14,16 @@ import (
 type watch struct {
 	limit  time.Duration
 	timer  *time.Timer
-	ctx    context.Context
+	ctx    context.Context // of the request, for reading its end's cause
 	cancel context.CancelCauseFunc
 }
 
-// newWatch starts watching. The request must use the watch's context.
-func newWatch(ctx context.Context, limit time.Duration) *watch {
-	w := &watch{limit: limit}
-	w.ctx, w.cancel = context.WithCancelCause(ctx)
-	w.timer = time.AfterFunc(limit, func() { w.cancel(errStalled) })
-	return w
+// newWatch starts watching. The request must use the context that it returns.
+func newWatch(ctx context.Context, limit time.Duration) (context.Context, *watch) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	w := &watch{limit: limit, ctx: ctx, cancel: cancel}
+	w.timer = time.AfterFunc(limit, func() { cancel(errStalled) })
+	return ctx, w
 }
 
 // touch starts the time anew.
@@ -45,6 +45,7 @@ type watchedBody struct {
 	counter *source.HostCounter
 }
 
+// Read implements io.Reader.
 func (b *watchedBody) Read(p []byte) (int, error) {
 	b.watch.touch()
 	n, err := b.rc.Read(p)
@@ -56,6 +57,7 @@ func (b *watchedBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// Close implements io.Closer.
 func (b *watchedBody) Close() error {
 	b.watch.stop()
 	return b.rc.Close()
@@ -65,8 +67,13 @@ func (b *watchedBody) Close() error {
 // the transport calls it.
 type bodyError struct{ error }
 
+// Unwrap gives the transport's error.
 func (e bodyError) Unwrap() error { return e.error }
-func (bodyError) Timeout() bool   { return false }
+
+// Timeout implements net.Error.
+func (bodyError) Timeout() bool { return false }
+
+// Temporary implements net.Error.
 func (bodyError) Temporary() bool { return true }
 
 // sentBody is the body of a request, watched and counted.
@@ -76,6 +83,7 @@ type sentBody struct {
 	counter *source.HostCounter
 }
 
+// Read implements io.Reader.
 func (b *sentBody) Read(p []byte) (int, error) {
 	b.watch.pause() // reading our own content is not the host's stalling
 	n, err := b.rc.Read(p)
@@ -84,4 +92,5 @@ func (b *sentBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// Close implements io.Closer.
 func (b *sentBody) Close() error { return b.rc.Close() }

@@ -2,10 +2,10 @@ package sourcetest
 
 import (
 	"bytes"
+	"reflect"
 	"slices"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
 	digest "github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -36,8 +36,8 @@ func testResolve(t *testing.T, r *repo) {
 		if err != nil {
 			t.Fatalf("Resolve of the normalised reference %s: %v", img.Ref, err)
 		}
-		if diff := cmp.Diff(img, again); diff != "" {
-			t.Errorf("the normalised reference gives another image:\n%s", diff)
+		if !reflect.DeepEqual(img, again) {
+			t.Errorf("the normalised reference gives another image: %+v, not %+v", again, img)
 		}
 	}
 	desc, data, err := r.Backend.FetchManifest(t.Context(), r.Ref("v1"))
@@ -124,7 +124,7 @@ func testHostileManifests(t *testing.T, r *repo) {
 		}, fserr.Corrupt},
 		{"index called manifest", ocispec.MediaTypeImageManifest, object{"schemaVersion": 2, "manifests": []any{}}, fserr.Corrupt},
 		{"schema 1", "application/vnd.docker.distribution.manifest.v1+json", object{"schemaVersion": 1, "fsLayers": []any{}}, fserr.Unsupported},
-		{"artifact", ocispec.MediaTypeImageManifest, edit(func(m *ocispec.Manifest) { m.Config.MediaType = "application/x" }), fserr.Unsupported},
+		{"not the config of an image", ocispec.MediaTypeImageManifest, edit(func(m *ocispec.Manifest) { m.Config.MediaType = "application/x" }), fserr.Unsupported},
 		{"not an image at all", "application/json", object{"hello": "world"}, fserr.Unsupported},
 		{"layers and diff IDs differ", ocispec.MediaTypeImageManifest, edit(func(m *ocispec.Manifest) { m.Layers = append(m.Layers, m.Layers[0]) }), fserr.Corrupt},
 		{"config is too large", ocispec.MediaTypeImageManifest, edit(func(m *ocispec.Manifest) { m.Config.Size = source.MaxConfigBytes + 1 }), fserr.TooLarge},
