@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -88,6 +89,12 @@ func (o *Options) normalise() {
 	if o.Session.Logger == nil {
 		o.Session.Logger = zap.NewNop()
 	}
+}
+
+// IsOurs tells from its type and source, as /proc/mounts shows them, whether a
+// mount was made by this package.
+func IsOurs(kind, source string) bool {
+	return kind == fsType || kind == "9p" && strings.HasPrefix(source, v9fsSource)
 }
 
 // State is what a mount is doing.

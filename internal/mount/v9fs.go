@@ -40,6 +40,9 @@ func listsV9FS(filesystems string) bool {
 	return false
 }
 
+// v9fsSource starts the source of mounts made by this package.
+const v9fsSource = "nineply:"
+
 func checkRelease(string) error { return nil }
 
 func newV9FSMount(context.Context, string, *Options) (backend, error) { return nil, V9FSUsable() }
