@@ -60,8 +60,11 @@ type Builder struct {
 	names   []string
 	targets []byte   // of symbolic links
 	links   []string // targets of pending hard links
-	xattrs  xattrTable
-	chunks  chunkList
+	// followed counts the bytes of symlink targets walked. Without a bound, short
+	// entries below long links would make a small TOC cost hours.
+	followed int
+	xattrs   xattrTable
+	chunks   chunkList
 
 	path []string // scratch: the components of the entry's name
 	work []string // scratch of descend
@@ -225,8 +228,8 @@ func (b *Builder) addTarget(e *estargz.Entry, n *treeNode) error {
 		return refuse(e.Name, ErrName, "symlink target %.40q", target)
 	case len(target) > maxLinkBytes:
 		return refuse(e.Name, ErrLimit, "symlink target of %d bytes", len(target))
-	case len(b.targets)+len(target) > maxSection:
-		return refuse(e.Name, ErrLimit, "more than %d bytes of symlink targets", maxSection)
+	case overflows(len(b.targets), len(target)):
+		return refuse(e.Name, ErrLimit, "more than %d bytes of symlink targets", int64(maxSection))
 	}
 	n.a, n.b = uint32(len(b.targets)), uint32(len(e.LinkName))
 	n.size = uint64(n.b)
@@ -322,6 +325,9 @@ func (b *Builder) descend(entry string, path []string, create bool) (uint32, err
 			case ModeSymlink:
 				if hops++; hops > maxHops {
 					return 0, refuse(entry, ErrSymlinkLoop, "%d links followed", hops)
+				}
+				if b.followed += int(b.nodes[n].b); b.followed > maxFollowed {
+					return 0, refuse(entry, ErrLimit, "too many names lead through symbolic links")
 				}
 				if b.pushTarget(&b.nodes[n]) {
 					cur = rootNode

@@ -97,8 +97,8 @@ func (l *chunkList) place(c *chunk, inner int64) error {
 	if c.member < 0 || end > 0 && c.member >= end {
 		return refuse(l.name, ErrChunks, "at %d of a blob whose data ends at %d", c.member, end)
 	}
-	if len(l.all) >= maxSection {
-		return refuse(l.name, ErrLimit, "more than %d chunks", maxSection)
+	if overflows(len(l.all), 1) {
+		return refuse(l.name, ErrLimit, "more than %d chunks", int64(maxSection))
 	}
 	last := l.last()
 	if l.info.Format == FormatStream {

@@ -194,6 +194,16 @@ func TestBuildRefuses(t *testing.T) {
 			}
 		})
 	}
+	long := words()
+	for i := range 40 {
+		long.symlink(fmt.Sprint("l", i), strings.Repeat("./", 2040)+fmt.Sprint("l", i+1))
+	}
+	for i := range 1000 {
+		long.reg(fmt.Sprint("l0/", i), 0)
+	}
+	if _, err := buildErr(t, layerOf(0), long.entries); !errors.Is(err, layerindex.ErrLimit) {
+		t.Errorf("many names through long links: got %v", err)
+	}
 	x := build(t, 0, words("f "+deep[2:]+"x"))
 	if x.NumNodes() != 1002 {
 		t.Errorf("deepest tree allowed has %d nodes", x.NumNodes())

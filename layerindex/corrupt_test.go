@@ -140,6 +140,9 @@ func useAll(t testing.TB, x *layerindex.Index) {
 		if d.Type == layerindex.DTDir && seen[d.Ino] {
 			t.Fatalf("directory %d has a second name %q", d.Ino, path)
 		}
+		if p, err := x.Path(d.Ino); err != nil || !seen[d.Ino] && p != path {
+			t.Fatalf("node %d is at %q, not %q: %v", d.Ino, p, path, err)
+		}
 		seen[d.Ino] = true
 		if n := resolve(t, x, path); n != d.Ino {
 			t.Fatalf("%q is node %d in its directory and %d by lookup", path, d.Ino, n)

@@ -23,7 +23,11 @@ func (b *Builder) finish() (*image, error) {
 	n := &numbering{
 		b: b, links: links,
 		number: make([]uint32, len(b.nodes)),
-		im:     &image{kind: kindLayer, layers: []LayerInfo{info}, xattrs: b.xattrs},
+		order:  make([]uint32, 0, len(b.nodes)),
+		im: &image{
+			kind: kindLayer, layers: []LayerInfo{info}, xattrs: b.xattrs,
+			nodes: make([]node, 0, len(b.nodes)), dirents: make([]dirent, 0, len(b.slots)),
+		},
 	}
 	n.sortSlots()
 	if err := n.run(); err != nil {

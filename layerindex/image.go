@@ -25,6 +25,10 @@ type image struct {
 	nchunks int
 }
 
+// overflows reports whether a section of have records has no room for more: it
+// would outgrow the 32-bit numbers that refer to its records.
+func overflows(have, more int) bool { return int64(have)+int64(more) > maxSection }
+
 // addNode appends a node found under parent and returns its number.
 func (im *image) addNode(n node, parent uint32) (uint32, error) {
 	if len(im.nodes) >= maxNodes {
@@ -37,8 +41,8 @@ func (im *image) addNode(n node, parent uint32) (uint32, error) {
 
 // addDirent appends a name to the directory under construction.
 func (im *image) addDirent(name []byte, ino uint32, typ uint8) error {
-	if len(im.names)+len(name) > maxSection || len(im.dirents) >= maxSection {
-		return fserr.Newf(fserr.TooLarge, "index", "", "%w: more than %d bytes of names", ErrLimit, maxSection)
+	if overflows(len(im.names), len(name)) || overflows(len(im.dirents), 1) {
+		return fserr.Newf(fserr.TooLarge, "index", "", "%w: more than %d bytes of names", ErrLimit, int64(maxSection))
 	}
 	im.dirents = append(im.dirents, dirent{
 		ino: ino, nameOff: uint32(len(im.names)), nameLen: uint8(len(name)), typ: typ, prefix: namePrefix(name),
@@ -49,8 +53,8 @@ func (im *image) addDirent(name []byte, ino uint32, typ uint8) error {
 
 // addTarget stores the target of symlink n.
 func (im *image) addTarget(n *node, target []byte) error {
-	if len(im.targets)+len(target) > maxSection {
-		return fserr.Newf(fserr.TooLarge, "index", "", "%w: more than %d bytes of symlink targets", ErrLimit, maxSection)
+	if overflows(len(im.targets), len(target)) {
+		return fserr.Newf(fserr.TooLarge, "index", "", "%w: more than %d bytes of symlink targets", ErrLimit, int64(maxSection))
 	}
 	n.a, n.b = uint32(len(im.targets)), uint32(len(target))
 	n.size = uint64(len(target))
@@ -115,8 +119,8 @@ func (t *xattrTable) blob(s string) (span, error) {
 	if at, ok := t.blobs[s]; ok {
 		return at, nil
 	}
-	if len(t.bytes)+len(s) > maxSection || len(t.attrs) >= maxSection/xattrSize {
-		return span{}, fserr.Newf(fserr.TooLarge, "index", "", "%w: more than %d bytes of extended attributes", ErrLimit, maxSection)
+	if overflows(len(t.bytes), len(s)) || overflows(len(t.attrs), 1) {
+		return span{}, fserr.Newf(fserr.TooLarge, "index", "", "%w: more than %d bytes of extended attributes", ErrLimit, int64(maxSection))
 	}
 	at := span{uint32(len(t.bytes)), uint32(len(s))}
 	t.bytes = append(t.bytes, s...)

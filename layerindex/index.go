@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"slices"
+	"strings"
 )
 
 // Info describes the layer of a layer index. For a merged index it is zero.
@@ -90,6 +91,30 @@ func (x *Index) Parent(dir Ino) (Ino, error) {
 		return 0, errNotDir
 	}
 	return Ino(binary.LittleEndian.Uint32(p[36:])), nil
+}
+
+// Path returns the path of node n from the root, without a slash in front; of a
+// node with several names, that of the first one. It is meant for reports: it
+// searches each directory on the way and allocates.
+func (x *Index) Path(n Ino) (string, error) {
+	if x.record(n) == nil {
+		return "", x.badIno()
+	}
+	var parts []string
+	for n != RootIno {
+		// Never higher than n: this ends.
+		dir := Ino(binary.LittleEndian.Uint32(x.record(n)[36:]))
+		first, count := operands(x.record(dir))
+		for i := range count {
+			if d := x.direntAt(first + i); Ino(d.ino) == n {
+				parts = append(parts, string(x.nameOf(d)))
+				break
+			}
+		}
+		n = dir
+	}
+	slices.Reverse(parts)
+	return strings.Join(parts, "/"), nil
 }
 
 // Lookup finds name in directory dir. It knows neither "." nor "..". Errors are

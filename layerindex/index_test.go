@@ -131,7 +131,8 @@ func allErrors(x *layerindex.Index, n layerindex.Ino) []error {
 	_, content := x.Content(n)
 	_, xattr := x.Xattr(n, []byte("a"))
 	names := x.XattrNames(n, func([]byte) bool { return true })
-	return []error{attr, parent, lookup, readdir, readlink, content, xattr, names}
+	_, path := x.Path(n)
+	return []error{attr, parent, lookup, readdir, readlink, content, xattr, names, path}
 }
 
 func TestXattrNamesStops(t *testing.T) {

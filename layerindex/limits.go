@@ -2,7 +2,7 @@ package layerindex
 
 // Bounds that the file format or Linux sets, whatever the Limits say.
 const (
-	maxNodes      = 1 << 24 // nodes of one index, layer or merged
+	maxNodes      = 4 << 20 // nodes of one index, layer or merged
 	maxNameBytes  = 255
 	maxLinkBytes  = 4095 // symlink target
 	maxXattrName  = 255
@@ -10,7 +10,8 @@ const (
 	maxXattrList  = 64 << 10 // all names of one node with their ending zeros
 	maxLayers     = 512
 	maxSection    = 1<<32 - 1
-	maxHops       = 40 // symbolic links followed in one name
+	maxHops       = 40       // symbolic links followed in one name
+	maxFollowed   = 64 << 20 // bytes of symlink targets walked for all names of a layer
 )
 
 // Limits bounds what a Builder accepts. A field that is zero or negative has the
@@ -31,7 +32,7 @@ type Limits struct {
 // DefaultLimits are far above what real images contain.
 func DefaultLimits() Limits {
 	return Limits{
-		Entries:   4 << 20,
+		Entries:   maxNodes,
 		PathBytes: 4096,
 		NameBytes: maxNameBytes,
 		Depth:     1000,

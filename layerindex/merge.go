@@ -2,6 +2,8 @@ package layerindex
 
 import (
 	"bytes"
+	"cmp"
+	"slices"
 
 	"github.com/nineply/nineply/internal/fserr"
 )
@@ -38,12 +40,16 @@ func mergeLayers(layers []*Index) (*image, error) {
 		links:  map[source]uint32{},
 		xattrs: make([][]uint32, len(layers)),
 	}
+	largest := 1
 	for i, x := range layers {
 		if x == nil || x.kind != kindLayer {
 			return nil, fserr.Newf(fserr.Invalid, "merge", "", "layer %d of %d is not an open layer index", i, len(layers))
 		}
 		m.im.layers = append(m.im.layers, x.layers[0])
+		largest = max(largest, x.NumNodes())
 	}
+	// More often than not, one layer is most of the result.
+	m.im.nodes, m.im.dirents = make([]node, 0, largest), make([]dirent, 0, largest)
 	return m.im, m.run()
 }
 
@@ -60,7 +66,8 @@ type merger struct {
 
 	queue   []dirSources
 	sources []source // of the queue's directories, top first
-	cursors []cursor
+	cursors []cursor // of the directory being merged, top first
+	equal   []int    // the cursors at the lowest name, top first
 	same    []source // scratch: the directories of one name
 }
 
@@ -73,9 +80,10 @@ type dirSources struct {
 
 // cursor is a position in a directory of one layer.
 type cursor struct {
-	layer, pos, end uint32
-	at              dirent
-	name            []byte
+	name     []byte
+	at       dirent
+	layer    uint32
+	pos, end uint32
 }
 
 func (m *merger) node(s source) node { return decodeNode(m.layers[s.layer].record(Ino(s.ino))) }
@@ -150,15 +158,15 @@ func (m *merger) directory(ino uint32, parts []source) error {
 	}
 	first, subdirs := len(m.im.dirents), uint32(0)
 	for len(m.cursors) > 0 {
-		top := m.lowest()
-		isDir, err := m.name(ino, top)
+		m.findLowest()
+		isDir, err := m.name(ino)
 		if err != nil {
 			return err
 		}
 		if isDir {
 			subdirs++
 		}
-		m.advance(m.cursors[top].at.prefix, m.cursors[top].name)
+		m.advance()
 	}
 	d := &m.im.nodes[ino-1]
 	d.a, d.b = uint32(first), uint32(len(m.im.dirents)-first)
@@ -177,59 +185,60 @@ func (m *merger) load(c *cursor) bool {
 	return true
 }
 
-// lowest returns the topmost of the cursors at the lowest name.
-func (m *merger) lowest() int {
-	best := 0
+// findLowest sets equal to the cursors at the lowest name.
+func (m *merger) findLowest() {
+	m.equal = append(m.equal[:0], 0)
 	for i := 1; i < len(m.cursors); i++ {
-		c, b := &m.cursors[i], &m.cursors[best]
-		if c.at.prefix < b.at.prefix || c.at.prefix == b.at.prefix && bytes.Compare(c.name, b.name) < 0 {
-			best = i
+		c, low := &m.cursors[i], &m.cursors[m.equal[0]]
+		order := cmp.Compare(c.at.prefix, low.at.prefix)
+		if order == 0 {
+			order = bytes.Compare(c.name, low.name)
+		}
+		if order < 0 {
+			m.equal = m.equal[:0]
+		}
+		if order <= 0 {
+			m.equal = append(m.equal, i)
 		}
 	}
-	return best
 }
 
-// advance moves all cursors that are at name, and drops those that are done.
-func (m *merger) advance(prefix uint64, name []byte) {
-	kept := m.cursors[:0]
-	for _, c := range m.cursors {
-		if c.at.prefix == prefix && bytes.Equal(c.name, name) {
-			c.pos++
-			if !m.load(&c) {
-				continue
-			}
-		}
-		kept = append(kept, c)
+// advance moves the cursors at the lowest name, and drops those that are done.
+func (m *merger) advance() {
+	done := false
+	for _, i := range m.equal {
+		c := &m.cursors[i]
+		c.pos++
+		done = !m.load(c) || done
 	}
-	m.cursors = kept
+	if done {
+		m.cursors = slices.DeleteFunc(m.cursors, func(c cursor) bool { return c.pos >= c.end })
+	}
 }
 
-// name gives the name at cursor top, which no cursor above it has, to the image.
-func (m *merger) name(dir uint32, top int) (isDir bool, err error) {
-	c := &m.cursors[top]
+// name gives the lowest name to the image, unless it is hidden.
+func (m *merger) name(dir uint32) (isDir bool, err error) {
+	top := &m.cursors[m.equal[0]]
 	var ino uint32
-	switch c.at.typ {
+	switch top.at.typ {
 	case dtWhiteout:
 		return false, nil
 	case DTDir:
-		ino, err = m.addDir(m.parts(top), dir)
+		ino, err = m.addDir(m.parts(), dir)
 	default:
-		ino, err = m.addFile(source{c.layer, c.at.ino}, dir)
+		ino, err = m.addFile(source{top.layer, top.at.ino}, dir)
 	}
 	if err != nil {
 		return false, err
 	}
-	return c.at.typ == DTDir, m.im.addDirent(c.name, ino, c.at.typ)
+	return top.at.typ == DTDir, m.im.addDirent(top.name, ino, top.at.typ)
 }
 
-// parts collects the directories on each other under the name at cursor top.
-func (m *merger) parts(top int) []source {
+// parts collects the directories on each other under the lowest name.
+func (m *merger) parts() []source {
 	m.same = m.same[:0]
-	for i := top; i < len(m.cursors); i++ {
-		c, t := &m.cursors[i], &m.cursors[top]
-		if c.at.prefix != t.at.prefix || !bytes.Equal(c.name, t.name) {
-			continue
-		}
+	for _, i := range m.equal {
+		c := &m.cursors[i]
 		if c.at.typ != DTDir {
 			break
 		}

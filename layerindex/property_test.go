@@ -24,7 +24,8 @@ func drawName(t *rapid.T) string {
 	return rapid.SampledFrom([]string{"", "/", "./"}).Draw(t, "lead") + strings.Join(parts, "/")
 }
 
-func drawEntry(t *rapid.T, off *int64) *estargz.Entry {
+// drawEntry makes an entry that may follow those before it.
+func drawEntry(t *rapid.T, off *int64, before []*estargz.Entry) *estargz.Entry {
 	e := &estargz.Entry{
 		Name: drawName(t),
 		Type: rapid.SampledFrom([]estargz.EntryType{
@@ -45,8 +46,15 @@ func drawEntry(t *rapid.T, off *int64) *estargz.Entry {
 			e.Offset, e.HasChunkDigest = *off, true
 			e.ChunkDigest = estargz.Sum(fmt.Append(nil, *off))
 		}
-	case estargz.TypeSymlink, estargz.TypeHardlink:
+	case estargz.TypeSymlink:
 		e.LinkName = drawName(t)
+	case estargz.TypeHardlink:
+		// Most hard links should be good ones.
+		if i := rapid.IntRange(-1, 4*len(before)-1).Draw(t, "target"); i < 0 {
+			e.LinkName = drawName(t)
+		} else {
+			e.LinkName = before[i/4].Name
+		}
 	}
 	return e
 }
@@ -69,7 +77,7 @@ func TestMergeAgreesWithReference(t *testing.T) {
 			var entries []*estargz.Entry
 			var off int64
 			for range rapid.IntRange(0, 12).Draw(rt, "entries") {
-				if e := drawEntry(rt, &off); !isRoot(e) {
+				if e := drawEntry(rt, &off, entries); !isRoot(e) {
 					entries = append(entries, e)
 				}
 			}

@@ -268,7 +268,8 @@ func (v *verifier) checkDir(ino uint32, n *node) error {
 
 // isName reports whether name can stand in a directory.
 func isName(name []byte) bool {
-	return len(name) > 0 && !bytes.ContainsAny(name, "/\x00") && string(name) != "." && string(name) != ".."
+	return len(name) > 0 && bytes.IndexByte(name, '/') < 0 && bytes.IndexByte(name, 0) < 0 &&
+		string(name) != "." && string(name) != ".."
 }
 
 // findName records the first name of a node, or checks a further one.
