@@ -247,3 +247,57 @@ func TestJournalCannotBeWritten(t *testing.T) {
 	restore()
 	r.prepare("ns/9/c", top)
 }
+
+// TestFailedPrepareKeepsTheMount: what fails must not take the mount from others.
+func TestFailedPrepareKeepsTheMount(t *testing.T) {
+	needRoot(t)
+	r := newRig(t)
+	layers := r.b.addImage("app", 1)
+	top := r.pull(layers)
+	r.prepare("ns/5/c", top)
+	if _, err := r.Prepare(r.ctx, "ns/5/c", top); !errdefs.IsAlreadyExists(err) {
+		t.Errorf("second prepare: %v, want AlreadyExists", err)
+	}
+	r.wantMounted(layers[0].chain)
+}
+
+// TestFailedTransaction: directories of a snapshot that was not committed go.
+func TestFailedTransaction(t *testing.T) {
+	needRoot(t)
+	r := newRig(t)
+	top := r.pull(r.b.addImage("app", 1))
+	inTheWay := filepath.Join(r.root, "snapshots", "1")
+	if err := os.WriteFile(inTheWay, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.Prepare(r.ctx, "ns/5/c", top); err == nil {
+		t.Error("prepare without a link to the mount")
+	}
+	if got := names(t, filepath.Join(r.root, "snapshots")); len(got) != 1 {
+		t.Errorf("directories %v, want only the one in the way", got)
+	}
+	r.wantMounted()
+	if err := os.Remove(inTheWay); err != nil {
+		t.Fatal(err)
+	}
+	r.prepare("ns/5/c", top)
+}
+
+// TestFailureOfARemovedImage: a pull fails for an image that was in use until
+// just now and not cleaned up yet.
+func TestFailureOfARemovedImage(t *testing.T) {
+	needRoot(t)
+	r := newRig(t)
+	layers := r.b.addImage("app", 1)
+	top := r.pull(layers)
+	r.prepare("ns/5/c", top)
+	r.remove("ns/5/c", top)
+	r.b.setHook(failing("AddLayer", fserr.New(fserr.Internal, "add", "x", nil)))
+	if _, err := prepareLayer(r.ctx, r, layers, 0); !errdefs.IsInternal(err) {
+		t.Errorf("pull: %v, want Internal", err)
+	}
+	known, mounts := r.b.state()
+	if len(known)+len(mounts) != 0 {
+		t.Errorf("chains %v, mounts %v are left", known, mounts)
+	}
+}

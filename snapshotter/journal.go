@@ -11,7 +11,6 @@ import (
 	"strings"
 
 	"github.com/google/renameio/v2"
-	"github.com/opencontainers/go-digest"
 )
 
 // journal records, in files, what the Backend was or is about to be asked for.
@@ -70,10 +69,7 @@ func fileName(chain string) string { return strings.Replace(chain, ":", "-", 1) 
 // chainOf is the inverse of fileName; ok is false for foreign files.
 func chainOf(name string) (chain string, ok bool) {
 	chain = strings.Replace(name, "-", ":", 1)
-	if _, err := digest.Parse(chain); err != nil {
-		return "", false
-	}
-	return chain, true
+	return chain, isSHA256(chain)
 }
 
 // putChain records, durably, that the Backend is about to get l.

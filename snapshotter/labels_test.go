@@ -95,6 +95,7 @@ func TestParseLayer(t *testing.T) {
 		{name: "path", labels: map[string]string{LabelImageRef: "/etc/passwd", LabelLayerDigest: blobA}, target: chainA, err: "image reference"},
 		{name: "long", labels: map[string]string{LabelImageRef: strings.Repeat("a", 1025), LabelLayerDigest: blobA}, target: chainA, err: "limit 1024"},
 		{name: "bad digest", labels: map[string]string{LabelImageRef: "r.test/a", LabelLayerDigest: "sha256:zz"}, target: chainA, err: "layer-digest"},
+		{name: "sha512", labels: map[string]string{LabelImageRef: "r.test/a", LabelLayerDigest: digest.SHA512.FromString("a").String()}, target: chainA, err: "sha256"},
 		{name: "bad manifest", labels: map[string]string{LabelImageRef: "r.test/a", LabelLayerDigest: blobA, LabelManifestDigest: "x"}, target: chainA, err: "manifest-digest"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -158,8 +159,8 @@ func FuzzParseLayer(f *testing.F) {
 			t.Errorf("reference %q reads as %q, %v", l.Ref, again, err)
 		}
 		for _, d := range []string{l.Digest, l.ChainID} {
-			if _, err := digest.Parse(d); err != nil {
-				t.Errorf("digest %q: %v", d, err)
+			if !isSHA256(d) {
+				t.Errorf("%q is no sha256 digest", d)
 			}
 		}
 		if c, ok := chainOf(fileName(l.ChainID)); !ok || c != l.ChainID || strings.ContainsAny(fileName(l.ChainID), "/\x00:") {

@@ -191,6 +191,97 @@ func TestIDMapping(t *testing.T) {
 			}
 		})
 	}
+	m, err := r.Mounts(r.ctx, "ns/9/no parent")
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantOwner(t, m[0].Source, 100000)
+}
+
+// TestMappingOfAnImage: an image's author cannot choose the owner of what
+// containerd unpacks.
+func TestMappingOfAnImage(t *testing.T) {
+	r := newRig(t)
+	m, err := r.Prepare(r.ctx, "ns/1/extract", "", snapshots.WithLabels(map[string]string{
+		snapshots.LabelSnapshotRef:        "sha256:" + strings.Repeat("0", 64),
+		snapshots.LabelSnapshotUIDMapping: "0:1000:1", snapshots.LabelSnapshotGIDMapping: "bad",
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantOwner(t, m[0].Source, os.Getuid())
+}
+
+func wantOwner(t *testing.T, path string, uid int) {
+	t.Helper()
+	fi, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if st, ok := fi.Sys().(*syscall.Stat_t); !ok || int(st.Uid) != uid {
+		t.Errorf("owner of %s is %d, want %d", path, st.Uid, uid)
+	}
+}
+
+// TestUsage: an active snapshot's usage counts an inode once, whatever its names.
+func TestUsage(t *testing.T) {
+	r := newRig(t)
+	dir := r.prepare("ns/1/k", "")[0].Source
+	before, err := r.Usage(r.ctx, "ns/1/k")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "a"), make([]byte, 8192), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Link(filepath.Join(dir, "a"), filepath.Join(dir, "b")); err != nil {
+		t.Fatal(err)
+	}
+	active, err := r.Usage(r.ctx, "ns/1/k")
+	if err != nil || active.Inodes != before.Inodes+1 || active.Size-before.Size < 8192 || active.Size-before.Size >= 16384 {
+		t.Errorf("usage %+v after %+v, %v", active, before, err)
+	}
+	r.commit("ns/2/n", "ns/1/k")
+	if committed, err := r.Usage(r.ctx, "ns/2/n"); err != nil || committed != active {
+		t.Errorf("usage %+v after the commit, %v; was %+v", committed, err, active)
+	}
+}
+
+// TestTargetOnAnotherParent: a chain ID names one parent; with another the layer
+// is left to containerd.
+func TestTargetOnAnotherParent(t *testing.T) {
+	needRoot(t)
+	r := newRig(t)
+	layers, others := r.b.addImage("app", 2), r.b.addImage("other", 1)
+	r.pull(layers)
+	r.pull(others)
+	m, err := r.Prepare(r.ctx, "ns/9/extract", remote(others[0].chain), snapshots.WithLabels(layers[1].labels))
+	if err != nil || len(m) != 1 {
+		t.Errorf("mounts %v, error %v; want a writable snapshot", m, err)
+	}
+	if n := r.Stats().HandedBack[snapshotter.ReasonOtherParent]; n != 1 {
+		t.Errorf("handed back %d times for that reason", n)
+	}
+}
+
+// TestMountMoves: the overlay follows a chain that is mounted elsewhere.
+func TestMountMoves(t *testing.T) {
+	needRoot(t)
+	r := newRig(t)
+	layers := r.b.addImage("app", 1)
+	r.prepare("ns/5/c", r.pull(layers))
+	elsewhere := t.TempDir()
+	if err := os.WriteFile(filepath.Join(elsewhere, "moved"), []byte("1"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	was := r.b.mounts[layers[0].chain]
+	r.b.mounts[layers[0].chain] = elsewhere
+	m, err := r.Mounts(r.ctx, "ns/5/c")
+	if err != nil {
+		t.Fatal(err)
+	}
+	mounted(t, m, func(dir string) { wantFile(t, filepath.Join(dir, "moved"), "1") })
+	r.b.mounts[layers[0].chain] = was
 }
 
 // shift changes the owner of the newest snapshot's root, as containerd does.

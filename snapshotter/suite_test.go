@@ -78,6 +78,9 @@ func open(ctx context.Context, root string, b snapshotter.Backend, overSocket bo
 
 func TestContainerdSuite(t *testing.T) {
 	needRoot(t)
+	if testing.Short() {
+		t.Skip("mounts 128 layers, twice")
+	}
 	for _, tt := range []struct {
 		name       string
 		overSocket bool
