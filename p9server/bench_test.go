@@ -9,10 +9,12 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/hugelgupf/p9/fsimpl/templatefs"
 	"github.com/hugelgupf/p9/linux"
 	"github.com/hugelgupf/p9/p9"
+	"golang.org/x/sys/unix"
 
 	"github.com/nineply/nineply/layerindex"
 	"github.com/nineply/nineply/p9server"
@@ -73,6 +75,21 @@ func each(t testing.TB, q int, format string) []byte {
 	return b
 }
 
+// reportCPU reports what client and server used of the processors: on a busy
+// machine a steadier figure than time.
+func reportCPU(b *testing.B) (done func()) {
+	b.Helper()
+	used := func() time.Duration {
+		var u unix.Rusage
+		if err := unix.Getrusage(unix.RUSAGE_SELF, &u); err != nil {
+			b.Fatal(err)
+		}
+		return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+	}
+	before := used()
+	return func() { b.ReportMetric(float64(used()-before)/float64(b.N), "cpu-ns/op") }
+}
+
 const benchFile = 64 << 20
 
 func benchTree(t testing.TB) *p9test.Tree {
@@ -91,13 +108,34 @@ func benchTree(t testing.TB) *p9test.Tree {
 	return tree
 }
 
-// operations are what is measured, by lane.
-var operations = []struct {
+type operation struct {
 	name  string
 	setup []string
 	steps []string
 	bytes int64
-}{
+}
+
+// run measures the operation with q lanes.
+func (op operation) run(b *testing.B, l *lanes, q int) {
+	for _, line := range op.setup {
+		l.step(each(b, q, line), q)
+	}
+	var steps [][]byte
+	for _, line := range op.steps {
+		steps = append(steps, each(b, q, line))
+	}
+	b.SetBytes(op.bytes)
+	b.ReportAllocs()
+	defer reportCPU(b)()
+	for i := 0; i < b.N; i += q {
+		for _, requests := range steps {
+			l.step(requests, q)
+		}
+	}
+}
+
+// operations are what is measured, by lane.
+var operations = []operation{
 	{"meta", nil, []string{`Twalk fid=0 newfid=# wname=["dir" "file-00#"]`, "Tgetattr fid=# mask=0x7ff", "Tclunk fid=#"}, 0},
 	{"small", nil, []string{`Twalk fid=0 newfid=# wname=["dir" "file-00#"]`, "Tlopen fid=#", "Tread fid=# count=4096", "Tclunk fid=#"}, 0},
 	{"read512K", []string{`Twalk fid=0 newfid=# wname=["large"]`, "Tlopen fid=#"}, []string{"Tread fid=# offset=# count=524288"}, 512 << 10},
@@ -108,21 +146,7 @@ func runOperations(b *testing.B, dial func(b *testing.B, tree *p9test.Tree) net.
 	for _, op := range operations {
 		for _, q := range []int{1, 16} {
 			b.Run(fmt.Sprintf("%s/q=%d", op.name, q), func(b *testing.B) {
-				l := newLanes(b, dial(b, tree), 1<<20)
-				for _, line := range op.setup {
-					l.step(each(b, q, line), q)
-				}
-				var steps [][]byte
-				for _, line := range op.steps {
-					steps = append(steps, each(b, q, line))
-				}
-				b.SetBytes(op.bytes)
-				b.ReportAllocs()
-				for i := 0; i < b.N; i += q {
-					for _, requests := range steps {
-						l.step(requests, q)
-					}
-				}
+				op.run(b, newLanes(b, dial(b, tree), 1<<20), q)
 			})
 		}
 	}
@@ -131,6 +155,7 @@ func runOperations(b *testing.B, dial func(b *testing.B, tree *p9test.Tree) net.
 		l.step(encode(b, `Twalk fid=0 newfid=1 wname=["dir"]`), 1)
 		l.step(encode(b, "Tlopen fid=1"), 1)
 		b.ReportAllocs()
+		defer reportCPU(b)()
 		for b.Loop() {
 			l.listing(encode(b, "Treaddir fid=1 count=262120"))
 		}
@@ -178,6 +203,7 @@ func BenchmarkFloor(b *testing.B) {
 				requests := each(b, q, "Tread fid=# offset=# count=524288")
 				b.SetBytes(int64(size))
 				b.ReportAllocs()
+				defer reportCPU(b)()
 				for i := 0; i < b.N; i += q {
 					l.step(requests, q)
 				}

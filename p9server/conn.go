@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -217,7 +218,7 @@ func (c *conn) handle(msg []byte, whole bool) error {
 	default:
 		errno = c.dispatch(typ, tag, &d)
 	}
-	if errno != 0 && errno != errnoDeferred {
+	if errno != 0 && errno != errDeferred {
 		c.replyError(tag, errno)
 	}
 	return nil
@@ -310,7 +311,8 @@ func (c *conn) write(p []byte) {
 	// Moving the deadline costs, so it is moved by steps.
 	if timeout := c.srv.opts.WriteTimeout; c.writeBy.Sub(now) < timeout-timeout/8 {
 		c.writeBy = now.Add(timeout)
-		if err := c.nc.SetWriteDeadline(c.writeBy); err != nil {
+		err := c.nc.SetWriteDeadline(c.writeBy)
+		if err != nil && !errors.Is(err, os.ErrNoDeadline) {
 			c.writeFailed(err)
 			return
 		}

@@ -8,7 +8,7 @@ import (
 )
 
 // dispatch answers one whole message. It gives the errno to answer instead of
-// a reply, 0 if the reply has been made, or errnoDeferred if it comes later.
+// a reply, 0 if the reply has been made, or errDeferred if it comes later.
 func (c *conn) dispatch(typ uint8, tag uint16, d *decoder) syscall.Errno {
 	switch typ {
 	case twalk:
@@ -43,11 +43,14 @@ func (c *conn) dispatch(typ uint8, tag uint16, d *decoder) syscall.Errno {
 		return c.getlock(tag, d)
 	case tremove:
 		return c.remove(d)
+	case tauth:
+		// Not required. This is the errno that diod's clients take for that;
+		// others take any.
+		return syscall.ENOENT
 	}
 	if isMutation(typ) {
 		return c.mutation(d)
 	}
-	// Tauth among them: no authentication is required.
 	return syscall.EOPNOTSUPP
 }
 

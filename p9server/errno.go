@@ -1,22 +1,23 @@
 package p9server
 
 import (
+	"errors"
 	"syscall"
 
 	"github.com/nineply/nineply/internal/fserr"
 )
 
-// errnoDeferred is returned by a handler whose reply comes later. It is never
+// errDeferred is returned by a handler whose reply comes later. It is never
 // sent.
-const errnoDeferred = ^syscall.Errno(0)
+const errDeferred = ^syscall.Errno(0)
 
 // errnoOf gives the errno that answers err: that of [fserr.Errno], found without
-// allocating for errors that are not wrapped. A request that is answered at all
+// allocating. A request that is answered at all
 // was not cancelled by its client; that something under it was is a failure
 // like any other, not an interrupted call.
 func errnoOf(err error) syscall.Errno {
-	errno := syscall.EIO
-	if e, ok := err.(*fserr.Error); ok {
+	var errno syscall.Errno
+	if e, ok := errors.AsType[*fserr.Error](err); ok {
 		errno = e.Kind.Errno()
 	} else {
 		errno = fserr.Errno(err)

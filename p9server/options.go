@@ -30,7 +30,7 @@ type Options struct {
 	// MaxReads bounds the same over all connections. Default 1024.
 	MaxReads int
 	// MaxConnBytes bounds the reply buffers of the running requests of one
-	// connection, in bytes. Default 32 MiB, at least one message.
+	// connection, in bytes. Default 16 MiB, at least one message.
 	MaxConnBytes int64
 	// MaxBytes bounds the same over all connections. Default 256 MiB, at least
 	// one message.
@@ -64,7 +64,7 @@ func (o Options) withDefaults() Options {
 	o.MaxOutstanding = orDefault(o.MaxOutstanding, 4096)
 	o.MaxConnReads = orDefault(o.MaxConnReads, 64)
 	o.MaxReads = orDefault(o.MaxReads, 1024)
-	o.MaxConnBytes = max(orDefault(o.MaxConnBytes, 32<<20), int64(o.MaxMessageSize))
+	o.MaxConnBytes = max(orDefault(o.MaxConnBytes, 16<<20), int64(o.MaxMessageSize))
 	o.MaxBytes = max(orDefault(o.MaxBytes, 256<<20), int64(o.MaxMessageSize))
 	o.ReadTimeout = orDefault(o.ReadTimeout, 30*time.Second)
 	o.AttachTimeout = orDefault(o.AttachTimeout, time.Minute)

@@ -94,7 +94,7 @@ func (c *conn) read(tag uint16, d *decoder) syscall.Errno {
 		c.start(&request{
 			tag: tag, at: c.hold(c.attaches[f.slot]), node: f.node, off: int64(off), n: n,
 		}, c.srv.opts.ReadTimeout)
-		return errnoDeferred
+		return errDeferred
 	}
 	c.end()
 	c.tally.localReads++

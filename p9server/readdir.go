@@ -50,18 +50,21 @@ func (c *conn) readdir(tag uint16, d *decoder) syscall.Errno {
 // appendEntries appends the entries of dir from cookie on as long as out stays
 // within limit bytes.
 func (c *conn) appendEntries(tree Tree, dir, cookie uint64, limit int) syscall.Errno {
-	for ; cookie < cookieTree; cookie++ {
-		e := layerindex.Dirent{Ino: dir, Type: layerindex.DTDir, Name: dotDot[:1]}
-		if cookie == cookieDotDot {
-			parent, err := tree.Parent(dir)
-			if err != nil {
-				return errnoOf(err)
-			}
-			e.Ino, e.Name = parent, dotDot
-		}
-		if !c.appendEntry(&e, cookie+1, limit) {
+	if cookie == cookieDot {
+		if !appendDirent(c, dir, layerindex.DTDir, ".", cookieDotDot, limit) {
 			return syscall.EINVAL
 		}
+		cookie = cookieDotDot
+	}
+	if cookie == cookieDotDot {
+		parent, err := tree.Parent(dir)
+		if err != nil {
+			return errnoOf(err)
+		}
+		if !appendDirent(c, parent, layerindex.DTDir, "..", cookieTree, limit) {
+			return syscall.EINVAL
+		}
+		cookie = cookieTree
 	}
 	for pos := cookie - cookieTree; ; {
 		e, next, ok, err := tree.Readdir(dir, pos)
@@ -72,7 +75,7 @@ func (c *conn) appendEntries(tree Tree, dir, cookie uint64, limit int) syscall.E
 			return 0
 		case next >= maxPosition-cookieTree || next == pos:
 			return syscall.EIO // a broken tree; the client would loop or stop
-		case !c.appendEntry(&e, next+cookieTree, limit):
+		case !appendDirent(c, e.Ino, e.Type, e.Name, next+cookieTree, limit):
 			// Nothing fits: an empty reply would mean the end, so say EINVAL as
 			// getdents(2) does.
 			return syscall.EINVAL
@@ -81,16 +84,14 @@ func (c *conn) appendEntries(tree Tree, dir, cookie uint64, limit int) syscall.E
 	}
 }
 
-var dotDot = []byte("..")
-
-// appendEntry appends one entry; false if it does not fit.
-func (c *conn) appendEntry(e *layerindex.Dirent, cookie uint64, limit int) bool {
-	if len(c.out.b)+direntFixed+len(e.Name) > limit {
+// appendDirent appends one entry; false if it does not fit.
+func appendDirent[T string | []byte](c *conn, ino uint64, typ uint8, name T, cookie uint64, limit int) bool {
+	if len(c.out.b)+direntFixed+len(name) > limit {
 		return false
 	}
-	b := appendQid(c.out.b, qidTypeOf(uint32(e.Type)<<12), e.Ino)
+	b := appendQid(c.out.b, qidTypeOf(uint32(typ)<<12), ino)
 	b = binary.LittleEndian.AppendUint64(b, cookie)
-	b = append(b, e.Type)
-	c.out.b = appendString(b, e.Name)
+	b = append(b, typ)
+	c.out.b = appendString(b, name)
 	return true
 }

@@ -266,14 +266,18 @@ func (c *conn) dropRequests() {
 // runRead waits for the bytes and answers with them.
 func (c *conn) runRead(r *request) {
 	need := int64(readHeader + r.n)
-	if !c.isLive(r) || c.srv.enter(r.ctx, need) != nil {
+	if !c.isLive(r) || c.srv.bytes.Acquire(r.ctx, need) != nil {
 		return
 	}
-	defer c.srv.leave(need)
+	c.srv.stats.bytesInFlight.Add(need)
+	defer func() {
+		c.srv.stats.bytesInFlight.Add(-need)
+		c.srv.bytes.Release(need)
+	}()
 	buf := c.srv.pool.get(int(need))
 	defer c.srv.pool.put(buf)
 	b := buf.b[:need]
-	if err := readFull(r, b[readHeader:]); err != nil {
+	if err := c.readFull(r, b[readHeader:]); err != nil {
 		c.answerError(r, errnoOf(err))
 		return
 	}
@@ -287,8 +291,14 @@ func (c *conn) runRead(r *request) {
 }
 
 // readFull reads until p is full: a reply shorter than the file would be taken
-// for its end by some clients.
-func readFull(r *request, p []byte) error {
+// for its end by some clients. It holds one of the server's places for reads,
+// but not while the reply is written: clients that do not take their replies
+// must not keep others from reading.
+func (c *conn) readFull(r *request, p []byte) error {
+	if err := c.srv.reads.Acquire(r.ctx, 1); err != nil {
+		return err
+	}
+	defer c.srv.reads.Release(1)
 	for done := 0; done < len(p); {
 		n, err := r.at.tree.ReadAt(r.ctx, r.node, p[done:], r.off+int64(done))
 		if done += n; done >= len(p) {
@@ -306,22 +316,3 @@ func readFull(r *request, p []byte) error {
 
 // errShort: a tree has fewer bytes of a file than its size says.
 var errShort = fserr.New(fserr.Corrupt, "read", "file", nil)
-
-// enter waits for a place among the running requests of all connections.
-func (s *Server) enter(ctx context.Context, n int64) error {
-	if err := s.reads.Acquire(ctx, 1); err != nil {
-		return err
-	}
-	if err := s.bytes.Acquire(ctx, n); err != nil {
-		s.reads.Release(1)
-		return err
-	}
-	s.stats.bytesInFlight.Add(n)
-	return nil
-}
-
-func (s *Server) leave(n int64) {
-	s.stats.bytesInFlight.Add(-n)
-	s.bytes.Release(n)
-	s.reads.Release(1)
-}

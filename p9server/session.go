@@ -144,7 +144,7 @@ func (c *conn) attach(tag uint16, d *decoder) syscall.Errno {
 	c.fids.put(fid{id: id, state: fidAttaching})
 	c.tally.fids++
 	c.start(&request{tag: tag, fid: id, aname: string(aname)}, c.srv.opts.AttachTimeout)
-	return errnoDeferred
+	return errDeferred
 }
 
 // checkNewFID tells whether id can name something new.
@@ -163,11 +163,11 @@ func (c *conn) runAttach(r *request) {
 	if !c.isLive(r) {
 		return
 	}
-	if err := c.srv.enter(r.ctx, 0); err != nil {
+	if c.srv.reads.Acquire(r.ctx, 1) != nil {
 		return
 	}
-	defer c.srv.leave(0)
 	tree, release, err := c.srv.exporter.Attach(r.ctx, r.aname)
+	c.srv.reads.Release(1)
 	if err != nil {
 		c.answerError(r, errnoOf(err))
 		return

@@ -6,32 +6,94 @@ import (
 	"syscall"
 )
 
-// messageNames names every counted message, in the order of the counters. The
-// last stands for all numbers that are no request of 9P2000.L.
-var messageNames = [...]string{
-	"statfs", "lopen", "lcreate", "symlink", "mknod", "rename", "readlink", "getattr", "setattr",
-	"xattrwalk", "xattrcreate", "readdir", "fsync", "lock", "getlock", "link", "mkdir", "renameat",
-	"unlinkat", "version", "auth", "attach", "flush", "walk", "read", "write", "clunk", "remove", "unknown",
+// Requests have even numbers below 128, so half the number is the place of
+// their counter. Place 0 counts all numbers that are no request.
+const (
+	messageKinds  = 64
+	knownMessages = 1<<(tstatfs/2) | 1<<(tlopen/2) | 1<<(tlcreate/2) | 1<<(tsymlink/2) | 1<<(tmknod/2) |
+		1<<(trename/2) | 1<<(treadlink/2) | 1<<(tgetattr/2) | 1<<(tsetattr/2) | 1<<(txattrwalk/2) |
+		1<<(txattrcreate/2) | 1<<(treaddir/2) | 1<<(tfsync/2) | 1<<(tlock/2) | 1<<(tgetlock/2) |
+		1<<(tlink/2) | 1<<(tmkdir/2) | 1<<(trenameat/2) | 1<<(tunlinkat/2) | 1<<(tversion/2) |
+		1<<(tauth/2) | 1<<(tattach/2) | 1<<(tflush/2) | 1<<(twalk/2) | 1<<(tread/2) | 1<<(twrite/2) |
+		1<<(tclunk/2) | 1<<(tremove/2)
+)
+
+// messageIndex gives the place of a message's counter.
+func messageIndex(typ uint8) uint8 {
+	if i := typ / 2; typ%2 == 0 && i < messageKinds && knownMessages>>i&1 != 0 {
+		return i
+	}
+	return 0
 }
 
-var messageNumbers = [...]uint8{
-	tstatfs, tlopen, tlcreate, tsymlink, tmknod, trename, treadlink, tgetattr, tsetattr,
-	txattrwalk, txattrcreate, treaddir, tfsync, tlock, tgetlock, tlink, tmkdir, trenameat,
-	tunlinkat, tversion, tauth, tattach, tflush, twalk, tread, twrite, tclunk, tremove,
+// messageName gives the name of the messages counted at place i.
+func messageName(i int) string {
+	switch i * 2 {
+	case tstatfs:
+		return "statfs"
+	case tlopen:
+		return "lopen"
+	case tlcreate:
+		return "lcreate"
+	case tsymlink:
+		return "symlink"
+	case tmknod:
+		return "mknod"
+	case trename:
+		return "rename"
+	case treadlink:
+		return "readlink"
+	case tgetattr:
+		return "getattr"
+	case tsetattr:
+		return "setattr"
+	case txattrwalk:
+		return "xattrwalk"
+	case txattrcreate:
+		return "xattrcreate"
+	case treaddir:
+		return "readdir"
+	case tfsync:
+		return "fsync"
+	case tlock:
+		return "lock"
+	case tgetlock:
+		return "getlock"
+	case tlink:
+		return "link"
+	case tmkdir:
+		return "mkdir"
+	}
+	return sessionMessageName(i)
 }
 
-const messageKinds = len(messageNames)
-
-// messageIndex maps a message number to its counter.
-var messageIndex = func() (index [256]uint8) {
-	for i := range index {
-		index[i] = uint8(messageKinds - 1)
+func sessionMessageName(i int) string {
+	switch i * 2 {
+	case trenameat:
+		return "renameat"
+	case tunlinkat:
+		return "unlinkat"
+	case tversion:
+		return "version"
+	case tauth:
+		return "auth"
+	case tattach:
+		return "attach"
+	case tflush:
+		return "flush"
+	case twalk:
+		return "walk"
+	case tread:
+		return "read"
+	case twrite:
+		return "write"
+	case tclunk:
+		return "clunk"
+	case tremove:
+		return "remove"
 	}
-	for i, typ := range messageNumbers {
-		index[typ] = uint8(i)
-	}
-	return index
-}()
+	return "unknown"
+}
 
 // maxErrno bounds the errno values counted one by one; Linux's end at 133.
 const maxErrno = 134
@@ -90,7 +152,7 @@ type Snapshot struct {
 func (s *Server) Stats() Snapshot {
 	c := &s.stats
 	snap := Snapshot{
-		Messages: make(map[string]uint64, messageKinds), Errors: map[syscall.Errno]uint64{},
+		Messages: map[string]uint64{}, Errors: map[syscall.Errno]uint64{},
 		BytesRead: c.bytesRead.Load(), BytesWritten: c.bytesWritten.Load(), Payload: c.payload.Load(),
 		LocalReads: c.localReads.Load(), Misses: c.misses.Load(),
 		Timeouts: c.timeouts.Load(), Flushed: c.flushed.Load(), Violations: c.violations.Load(),
@@ -99,7 +161,9 @@ func (s *Server) Stats() Snapshot {
 		Outstanding: c.outstanding.Load(), BytesInFlight: c.bytesInFlight.Load(),
 	}
 	for i := range c.messages {
-		snap.Messages[messageNames[i]] = c.messages[i].Load()
+		if i == 0 || knownMessages>>i&1 != 0 {
+			snap.Messages[messageName(i)] = c.messages[i].Load()
+		}
 	}
 	for i := range c.errors {
 		if n := c.errors[i].Load(); n != 0 {
@@ -119,7 +183,7 @@ func (c *counters) countError(errno syscall.Errno) {
 // tally holds what one connection has counted since it last published.
 type tally struct {
 	messages   [messageKinds]uint32
-	touched    uint32 // bit i: messages[i] is not 0
+	touched    uint64 // bit i: messages[i] is not 0
 	read       uint64
 	payload    uint64
 	localReads uint64
@@ -128,7 +192,7 @@ type tally struct {
 
 // message counts one request.
 func (t *tally) message(typ uint8) {
-	i := messageIndex[typ]
+	i := messageIndex(typ)
 	t.messages[i]++
 	t.touched |= 1 << i
 }
@@ -136,7 +200,7 @@ func (t *tally) message(typ uint8) {
 // publish adds the tally to c and empties it.
 func (t *tally) publish(c *counters) {
 	for m := t.touched; m != 0; m &= m - 1 {
-		i := bits.TrailingZeros32(m)
+		i := bits.TrailingZeros64(m)
 		c.messages[i].Add(uint64(t.messages[i]))
 		t.messages[i] = 0
 	}

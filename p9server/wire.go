@@ -43,8 +43,6 @@ const (
 // Fixed quantities of the protocol and of this server.
 const (
 	version9P = "9P2000.L"
-	// noTag is the tag of a Tversion.
-	noTag = 0xffff
 	// noFID stands for "no fid" in Tattach's afid.
 	noFID = 0xffffffff
 

@@ -136,13 +136,11 @@ func (l *nameList) name(name []byte) bool {
 	l.size += len(name) + 1
 	if l.skip < math.MaxInt {
 		l.part(name)
-		l.part(terminator)
+		l.end()
 		return l.room > 0
 	}
 	return l.size <= xattrListMax
 }
-
-var terminator = []byte{0}
 
 // part appends what is wanted of p.
 func (l *nameList) part(p []byte) {
@@ -152,4 +150,15 @@ func (l *nameList) part(p []byte) {
 	p = p[:min(l.room, len(p))]
 	l.room -= len(p)
 	l.b = append(l.b, p...)
+}
+
+// end appends the NUL behind a name if it is wanted.
+func (l *nameList) end() {
+	switch {
+	case l.skip > 0:
+		l.skip--
+	case l.room > 0:
+		l.room--
+		l.b = append(l.b, 0)
+	}
 }

@@ -2,6 +2,7 @@ package p9test_test
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"net"
 	"os"
@@ -32,7 +33,9 @@ func connect(t *testing.T, e p9server.Exporter) net.Conn {
 		if err := srv.Close(); err != nil {
 			t.Error(err)
 		}
-		<-done
+		if err := <-done; !errors.Is(err, p9server.ErrServerClosed) {
+			t.Errorf("Serve = %v", err)
+		}
 	})
 	nc, err := net.Dial("unix", l.Addr().String())
 	if err != nil {

@@ -1,0 +1,5 @@
+//go:build !race
+
+package p9server_test
+
+const raceEnabled = false
