@@ -16,7 +16,9 @@
 //
 // An [Index] is immutable and may be used by any number of goroutines. Nothing
 // may use it during or after Close: slices it returned point into the mapping,
-// so the owner counts its users. There are no locks.
+// so the owner counts its users. There are no locks. The files themselves are
+// replaced by rename and never written in place: cutting short a file that is
+// mapped would be a fault of the process, as would a disk that fails to page in.
 //
 // The package holds no file content and knows neither network nor cache.
 package layerindex

@@ -26,7 +26,7 @@ func (b *Builder) finish() (*image, error) {
 		order:  make([]uint32, 0, len(b.nodes)),
 		im: &image{
 			kind: kindLayer, layers: []LayerInfo{info}, xattrs: b.xattrs,
-			nodes: make([]node, 0, len(b.nodes)), dirents: make([]dirent, 0, len(b.slots)),
+			nodes: make([]node, 0, len(b.nodes)), dirents: make([]entry, 0, len(b.slots)),
 		},
 	}
 	n.sortSlots()

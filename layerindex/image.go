@@ -17,12 +17,18 @@ type image struct {
 	kind    uint32
 	layers  []LayerInfo
 	nodes   []node // node i has number i+1
-	dirents []dirent
+	dirents []entry
 	names   []byte
 	targets []byte
 	xattrs  xattrTable
 	chunks  iter.Seq[*chunk]
 	nchunks int
+}
+
+// entry is a dirent whose prefix is left to be computed when it is written.
+type entry struct {
+	ino, nameOff uint32
+	nameLen, typ uint8
 }
 
 // overflows reports whether a section of have records has no room for more: it
@@ -44,9 +50,7 @@ func (im *image) addDirent(name []byte, ino uint32, typ uint8) error {
 	if overflows(len(im.names), len(name)) || overflows(len(im.dirents), 1) {
 		return fserr.Newf(fserr.TooLarge, "index", "", "%w: more than %d bytes of names", ErrLimit, int64(maxSection))
 	}
-	im.dirents = append(im.dirents, dirent{
-		ino: ino, nameOff: uint32(len(im.names)), nameLen: uint8(len(name)), typ: typ, prefix: namePrefix(name),
-	})
+	im.dirents = append(im.dirents, entry{ino: ino, nameOff: uint32(len(im.names)), nameLen: uint8(len(name)), typ: typ})
 	im.names = append(im.names, name...)
 	return nil
 }

@@ -37,7 +37,7 @@ func DefaultLimits() Limits {
 		NameBytes: maxNameBytes,
 		Depth:     1000,
 		ChunkSize: 64 << 20,
-		Inner:     1 << 30,
+		Inner:     256 << 20,
 	}
 }
 

@@ -49,7 +49,7 @@ func mergeLayers(layers []*Index) (*image, error) {
 		largest = max(largest, x.NumNodes())
 	}
 	// More often than not, one layer is most of the result.
-	m.im.nodes, m.im.dirents = make([]node, 0, largest), make([]dirent, 0, largest)
+	m.im.nodes, m.im.dirents = make([]node, 0, largest), make([]entry, 0, largest)
 	return m.im, m.run()
 }
 

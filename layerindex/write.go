@@ -139,8 +139,10 @@ func (im *image) emitNodes(w *sectionWriter) {
 
 func (im *image) emitDirents(w *sectionWriter) {
 	var rec [direntSize]byte
-	for i := range im.dirents {
-		im.dirents[i].encode(rec[:])
+	for _, e := range im.dirents {
+		name := im.names[e.nameOff : int(e.nameOff)+int(e.nameLen)]
+		d := dirent{ino: e.ino, nameOff: e.nameOff, nameLen: e.nameLen, typ: e.typ, prefix: namePrefix(name)}
+		d.encode(rec[:])
 		w.write(rec[:])
 	}
 }
