@@ -40,7 +40,7 @@ func ParseReference(s string) (Reference, error) {
 	if len(s) > maxReferenceBytes || strings.IndexByte(s, 0) >= 0 {
 		return ref, invalid(s[:min(len(s), 64)], "not a usable path")
 	}
-	if i := strings.LastIndex(rest, "@sha"); i >= 0 && !strings.Contains(rest[i:], "/") {
+	if i := digestAt(rest); i >= 0 {
 		d, err := digest.Parse(rest[i+1:])
 		if err != nil {
 			return ref, invalid(s, "%w", err)
@@ -63,6 +63,16 @@ func ParseReference(s string) (Reference, error) {
 	return ref, nil
 }
 
+// digestAt is where a digest at the end of a reference begins; -1 if none does.
+func digestAt(s string) int {
+	for _, a := range []digest.Algorithm{digest.SHA256, digest.SHA384, digest.SHA512} {
+		if i := strings.LastIndex(s, "@"+a.String()+":"); i >= 0 && !strings.Contains(s[i:], "/") {
+			return i
+		}
+	}
+	return -1
+}
+
 // tagPattern is a tag as the distribution specification has it.
 func tagPattern() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$`) }
 
@@ -76,14 +86,16 @@ func (r Reference) String() string {
 	if r.Archive {
 		s = source.ArchivePrefix + r.Path
 	}
+	// A slash ends a path that would be read as one with a tag or a digest.
 	last := filepath.Base(r.Path)
+	if digestAt(last) >= 0 || strings.Contains(last, ":") && r.Tag == "" && r.Digest == "" {
+		s += "/"
+	}
 	switch {
 	case r.Digest != "":
 		return s + "@" + r.Digest.String()
 	case r.Tag != "":
 		return s + ":" + r.Tag
-	case strings.Contains(last, ":") || strings.Contains(last, "@sha"):
-		return s + "/" // or the end of the path would be read as a tag
 	}
 	return s
 }

@@ -139,9 +139,15 @@ func testHostileManifests(t *testing.T, r *repo) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			r := &repo{Harness: r.Harness, t: t, pusher: r.pusher}
-			r.pushJSON("hostile", tt.mediaType, tt.doc)
-			_, err := r.Backend.Resolve(t.Context(), r.Ref("hostile"), linux("amd64"))
+			_, err := r.pusher.PushManifest(t.Context(), "hostile", tt.mediaType, r.encode(tt.doc))
+			if err != nil && r.Strict {
+				wantKind(t, err, fserr.Invalid)
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, err = r.Backend.Resolve(t.Context(), r.Ref("hostile"), linux("amd64"))
 			wantKind(t, err, tt.kind)
 		})
 	}

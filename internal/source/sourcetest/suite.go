@@ -23,6 +23,8 @@ type Harness struct {
 	// Ref makes a reference to a tag or, if target has a colon, to a digest in
 	// the repository.
 	Ref func(target string) string
+	// Strict: the backend itself refuses to take manifests that are no images.
+	Strict bool
 }
 
 // Run runs the suite; open is called for each part of it.
