@@ -56,7 +56,7 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 
 func exitCode(err error) int {
 	var usage usageError
-	var code exitStatus
+	var code statusError
 	switch {
 	case errors.As(err, &code):
 		return int(code)
@@ -73,10 +73,10 @@ func exitCode(err error) int {
 	}
 }
 
-// exitStatus ends the program with a code and no further message than its own.
-type exitStatus int
+// statusError ends the program with a code and no further message than its own.
+type statusError int
 
-func (e exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
+func (e statusError) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
 
 // command builds the whole command tree.
 func (a *app) command() *cobra.Command {
@@ -152,7 +152,7 @@ func (a *app) printJSON(v any) error {
 	return nil
 }
 
-var version string //nolint:gochecknoglobals // set by the linker (-X), see the Makefile
+var version string // set by the linker (-X), see the Makefile
 
 // Version says what this binary was built from.
 func Version() string {

@@ -319,7 +319,7 @@ func describe(ctx context.Context, f *p9client.File, name string) (listed, error
 		return listed{}, err
 	}
 	e := listed{
-		Name: name, Mode: modeText(attr.Mode), NLink: uint64(attr.NLink), UID: attr.UID, GID: attr.GID, Size: attr.Size,
+		Name: name, Mode: modeText(attr.Mode), NLink: attr.NLink, UID: attr.UID, GID: attr.GID, Size: attr.Size,
 		MTime: time.Unix(int64(attr.Mtime.Sec), int64(attr.Mtime.Nsec)).UTC(),
 	}
 	if attr.Mode&syscall.S_IFMT == syscall.S_IFLNK {

@@ -109,7 +109,7 @@ main job cannot work here.`,
 				return err
 			}
 			if doctor.Worst(findings) == doctor.Fail {
-				return fmt.Errorf("something this machine needs is missing: %w", exitStatus(ExitFailure))
+				return fmt.Errorf("something this machine needs is missing: %w", statusError(ExitFailure))
 			}
 			return nil
 		},

@@ -58,7 +58,9 @@ func TestParse(t *testing.T) {
 				return c.Cache.MaxSize == 3<<29 && c.Fetch.ReadTimeout == config.Duration(time.Minute)
 			}},
 		{name: "state moves the sockets", text: "state='/elsewhere'",
-			check: func(c config.Config) bool { return c.Listen.Control == "unix:/elsewhere/control.sock" && c.Root == "/r" }},
+			check: func(c config.Config) bool {
+				return c.Listen.Control == "unix:/elsewhere/control.sock" && c.Root == "/r"
+			}},
 		{name: "unknown key", text: "[cache]\nmaxsize='1GiB'", errPart: "maxsize"},
 		{name: "bad size", text: "[cache]\nmax_size='lots'", errPart: "64MiB"},
 		{name: "negative duration", text: "[fetch]\nread_timeout='-1s'", errPart: "positive"},

@@ -11,20 +11,25 @@ import (
 // Size is a number of bytes, written "512", "64KiB", "20GiB", "1.5MB" or "0".
 type Size int64
 
-var sizeUnits = []struct {
+type sizeUnit struct {
 	suffix string
 	factor float64
-}{
-	{"KiB", 1 << 10}, {"MiB", 1 << 20}, {"GiB", 1 << 30}, {"TiB", 1 << 40},
-	{"kB", 1e3}, {"KB", 1e3}, {"MB", 1e6}, {"GB", 1e9}, {"TB", 1e12},
-	{"B", 1},
+}
+
+// sizeUnits lists the units, the binary ones first and by size.
+func sizeUnits() []sizeUnit {
+	return []sizeUnit{
+		{"KiB", 1 << 10}, {"MiB", 1 << 20}, {"GiB", 1 << 30}, {"TiB", 1 << 40},
+		{"kB", 1e3}, {"KB", 1e3}, {"MB", 1e6}, {"GB", 1e9}, {"TB", 1e12},
+		{"B", 1},
+	}
 }
 
 // ParseSize reads the text form of a [Size]. Negative sizes and sizes beyond
 // 2^62 bytes are errors.
 func ParseSize(s string) (Size, error) {
 	text, factor := strings.TrimSpace(s), 1.0
-	for _, u := range sizeUnits {
+	for _, u := range sizeUnits() {
 		if rest, ok := strings.CutSuffix(text, u.suffix); ok {
 			text, factor = strings.TrimSpace(rest), u.factor
 			break
@@ -52,9 +57,10 @@ func (s Size) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 
 // String uses the largest binary unit that divides the size.
 func (s Size) String() string {
+	units := sizeUnits()
 	for i := 3; i >= 0; i-- {
-		if f := Size(sizeUnits[i].factor); s >= f && s%f == 0 {
-			return strconv.FormatInt(int64(s/f), 10) + sizeUnits[i].suffix
+		if f := Size(units[i].factor); s >= f && s%f == 0 {
+			return strconv.FormatInt(int64(s/f), 10) + units[i].suffix
 		}
 	}
 	return strconv.FormatInt(int64(s), 10)

@@ -149,34 +149,35 @@ func (p *parts) buildSnapshotter(ctx context.Context) error {
 	return nil
 }
 
+// server is something that answers on a listener until its context ends.
+type server func(context.Context, net.Listener) error
+
 // serve listens on every address and serves until ctx ends or one fails.
 func (p *parts) serve(ctx context.Context) error {
-	g, ctx := errgroup.WithContext(ctx)
+	servers := map[string]server{p.cfg.Listen.Control: p.http(control.NewHandler(p.service, metricsHandler(p.service)))}
 	for _, addr := range p.cfg.Listen.NineP {
-		ln, err := listen(ctx, addr)
-		if err != nil {
-			return err
-		}
-		g.Go(func() error { return ended(ctx, p.service.server.Serve(ctx, ln)) })
-	}
-	if err := p.serveHTTP(ctx, g, p.cfg.Listen.Control, control.NewHandler(p.service, metricsHandler(p.service))); err != nil {
-		return err
+		servers[addr] = p.service.server.Serve
 	}
 	if p.cfg.Listen.Metrics != "" {
-		if err := p.serveHTTP(ctx, g, p.cfg.Listen.Metrics, metricsHandler(p.service)); err != nil {
-			return err
-		}
+		servers[p.cfg.Listen.Metrics] = p.http(metricsHandler(p.service))
 	}
 	if p.sn != nil {
-		ln, err := listen(ctx, p.cfg.Listen.Snapshotter)
-		if err != nil {
-			return err
-		}
-		g.Go(func() error { return ended(ctx, snapshotter.Serve(ctx, ln, p.sn)) })
+		servers[p.cfg.Listen.Snapshotter] = func(ctx context.Context, ln net.Listener) error { return snapshotter.Serve(ctx, ln, p.sn) }
 	}
-	p.log.Info("serving", zap.Strings("9p", p.cfg.Listen.NineP), zap.String("control", p.cfg.Listen.Control), zap.Int("pid", os.Getpid()))
-	if _, err := sysd.SdNotify(false, sysd.SdNotifyReady); err != nil {
-		p.log.Warn("telling systemd", zap.Error(err))
+	g, ctx := errgroup.WithContext(ctx)
+	for addr, serve := range servers {
+		ln, err := listen(ctx, addr)
+		if err != nil {
+			g.Go(func() error { return err })
+			continue
+		}
+		g.Go(func() error { return ended(ctx, serve(ctx, ln)) })
+	}
+	if ctx.Err() == nil {
+		p.log.Info("serving", zap.Strings("9p", p.cfg.Listen.NineP), zap.String("control", p.cfg.Listen.Control), zap.Int("pid", os.Getpid()))
+		if _, err := sysd.SdNotify(false, sysd.SdNotifyReady); err != nil {
+			p.log.Warn("telling systemd", zap.Error(err))
+		}
 	}
 	err := g.Wait()
 	p.log.Info("stopping", zap.Error(err))
@@ -185,31 +186,32 @@ func (p *parts) serve(ctx context.Context) error {
 
 // ended drops the error of a server that was asked to stop.
 func ended(ctx context.Context, err error) error {
-	if ctx.Err() != nil {
-		return nil
-	}
-	return err
-}
-
-// serveHTTP serves h on addr as part of g.
-func (p *parts) serveHTTP(ctx context.Context, g *errgroup.Group, addr string, h http.Handler) error {
-	ln, err := listen(ctx, addr)
-	if err != nil {
+	if ctx.Err() == nil {
 		return err
 	}
-	srv := &http.Server{
-		Handler: h, ReadHeaderTimeout: 10 * time.Second,
-		BaseContext: func(net.Listener) context.Context { return ctx },
-	}
-	g.Go(func() error { return ended(ctx, srv.Serve(ln)) })
-	g.Go(func() error {
-		<-ctx.Done()
-		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownGrace)
-		defer cancel()
-		if err := srv.Shutdown(grace); err != nil {
-			return srv.Close()
-		}
-		return nil
-	})
 	return nil
+}
+
+// http serves h, and gives requests under way a little time when it ends.
+func (p *parts) http(h http.Handler) server {
+	return func(ctx context.Context, ln net.Listener) error {
+		srv := &http.Server{
+			Handler: h, ReadHeaderTimeout: 10 * time.Second,
+			BaseContext: func(net.Listener) context.Context { return ctx },
+		}
+		stopped := make(chan struct{})
+		stop := context.AfterFunc(ctx, func() {
+			defer close(stopped)
+			grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownGrace)
+			defer cancel()
+			if srv.Shutdown(grace) != nil { // requests are still under way
+				_ = srv.Close() // ends them
+			}
+		})
+		err := srv.Serve(ln)
+		if !stop() {
+			<-stopped
+		}
+		return err
+	}
 }

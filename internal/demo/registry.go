@@ -25,7 +25,7 @@ http:
   relativeurls: true
 `
 
-var listeningOn = regexp.MustCompile(`listening on (127\.0\.0\.1:\d+)`) //nolint:gochecknoglobals // compiled once
+var listeningOn = regexp.MustCompile(`listening on (127\.0\.0\.1:\d+)`)
 
 // startRegistry starts Debian's docker-registry and a counting proxy before it.
 func (d *demo) startRegistry(ctx context.Context) error {

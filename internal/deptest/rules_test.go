@@ -33,6 +33,7 @@ var allowed = map[string][]string{
 	"internal/keeper":            {"internal/mount", "internal/p9client", "internal/control", "internal/fserr"},
 	"internal/doctor":            {"internal/config", "internal/control"},
 	"internal/coldstart":         {"internal/control", "internal/fserr"},
+	"internal/demo":              {"internal/coldstart", "internal/config", "internal/convert", "internal/daemon", "internal/demoimage"},
 	"internal/demoimage":         {"internal/demoimage/treesum"},
 	"internal/demoimage/...":     {},
 	"internal/cli":               anything,
@@ -45,7 +46,7 @@ var allowed = map[string][]string{
 	"e2e":                        anything,
 	"e2e/...":                    anything,
 	"internal/testreg":           {},
-	"internal/faultfs":           {"chunkstore", "layerindex"},
+	"internal/faultfs":           {"chunkstore", "layerindex", "internal/fserr"},
 	"internal/p9client/p9fake":   {"internal/fserr"},
 	"internal/source/sourcetest": {"internal/source", "internal/fserr"},
 }

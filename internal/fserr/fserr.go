@@ -49,7 +49,7 @@ const (
 	Internal
 )
 
-var kindInfo = [...]struct {
+var kindInfo = [...]struct { //nolint:gochecknoglobals // a constant table
 	name  string
 	errno syscall.Errno
 }{

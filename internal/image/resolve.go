@@ -7,7 +7,6 @@ import (
 
 	"github.com/nineply/nineply/internal/fserr"
 	"github.com/nineply/nineply/internal/source"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"go.uber.org/zap"
 )
 
@@ -159,12 +158,4 @@ func (r *imageRecord) indexOf(layer string) int {
 		}
 	}
 	return -1
-}
-
-func layerNames(descs []ocispec.Descriptor) []string {
-	names := make([]string, len(descs))
-	for i, d := range descs {
-		names[i] = d.Digest.String()
-	}
-	return names
 }

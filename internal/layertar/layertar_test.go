@@ -102,7 +102,7 @@ func FuzzOpen(f *testing.F) {
 	f.Add([]byte("plain"))
 	f.Add([]byte{0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 0xff, 1, 0, 0, 0xff, 0xff})
 	f.Add([]byte{0x28, 0xb5, 0x2f, 0xfd, 0x20, 0})
-	f.Fuzz(func(t *testing.T, blob []byte) {
+	f.Fuzz(func(_ *testing.T, blob []byte) {
 		s, err := layertar.Open(bytes.NewReader(blob))
 		if err != nil {
 			return
