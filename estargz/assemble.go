@@ -63,7 +63,7 @@ func (a *assembler) member(m *member) error {
 	}
 	for i := range m.records {
 		if err := a.record(&m.records[i], offset); err != nil {
-			return fmt.Errorf("write layer: entry %.100q: %w", a.current, err)
+			return fmt.Errorf("entry %.100q: %w", a.current, err)
 		}
 	}
 	return nil
@@ -185,7 +185,7 @@ func (a *assembler) finish(level int, res *Result) error {
 func (a *assembler) checkLinks() error {
 	for _, l := range a.links {
 		if s, ok := a.spans[l.target]; !ok || s.kind == TypeDir {
-			return fserr.Newf(fserr.Unsupported, "write layer", "",
+			return fserr.Newf(fserr.Unsupported, "", "",
 				"entry %.100q: %w: %.100q is no file of this layer", l.name, ErrLink, l.target)
 		}
 	}

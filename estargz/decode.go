@@ -1,6 +1,7 @@
 package estargz
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"sync"
@@ -17,7 +18,7 @@ const (
 	keepBuffer = 8 << 20
 )
 
-var decodeBuffers = sync.Pool{New: func() any { return new([]byte) }}
+var decodeBuffers = sync.Pool{New: func() any { return new([]byte) }} //nolint:gochecknoglobals // a pool keeps nothing that matters
 
 // DecodeMember decompresses the gzip member at the start of member as far as the
 // last wanted chunk, checks each wanted chunk against its digest, and calls emit
@@ -46,7 +47,7 @@ func DecodeMember(member []byte, want []Chunk, emit func(i int, payload []byte) 
 	if whole {
 		size = need
 	}
-	p := decodeBuffers.Get().(*[]byte) //nolint:errcheck // only these are put in
+	p := decodeBuffers.Get().(*[]byte)
 	defer func() {
 		if cap(*p) <= keepBuffer {
 			decodeBuffers.Put(p)
@@ -124,7 +125,7 @@ func readFull(r io.Reader, p []byte) error {
 
 // ended turns the end of a member into the error that it is here.
 func ended(err error) error {
-	if err == io.EOF || err == io.ErrUnexpectedEOF {
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 		return inflate.ErrShort
 	}
 	return err

@@ -18,7 +18,7 @@ const (
 	TypeChunk
 )
 
-var typeNames = [...]string{
+var typeNames = [...]string{ //nolint:gochecknoglobals // a constant table
 	TypeDir: "dir", TypeReg: "reg", TypeSymlink: "symlink", TypeHardlink: "hardlink",
 	TypeChar: "char", TypeBlock: "block", TypeFifo: "fifo", TypeChunk: "chunk",
 }

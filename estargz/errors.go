@@ -1,14 +1,14 @@
 package estargz
 
-import "github.com/nineply/nineply/internal/fserr"
+import (
+	"errors"
 
-type errText string
+	"github.com/nineply/nineply/internal/fserr"
+)
 
-func (e errText) Error() string { return string(e) }
-
-func corrupt(text errText) error     { return fserr.New(fserr.Corrupt, "", "", text) }
-func tooLarge(text errText) error    { return fserr.New(fserr.TooLarge, "", "", text) }
-func unsupported(text errText) error { return fserr.New(fserr.Unsupported, "", "", text) }
+func corrupt(text string) error     { return fserr.New(fserr.Corrupt, "", "", errors.New(text)) }
+func tooLarge(text string) error    { return fserr.New(fserr.TooLarge, "", "", errors.New(text)) }
+func unsupported(text string) error { return fserr.New(fserr.Unsupported, "", "", errors.New(text)) }
 
 // What makes a blob something else than a self-contained eStargz layer. These
 // are of kind [fserr.Unsupported]: the layer may be fine, it only cannot be read

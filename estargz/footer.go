@@ -72,7 +72,7 @@ func parseHex(p []byte) (v uint64, ok bool) {
 }
 
 // unhex gives the value of a hex digit, and 255 for every other byte.
-var unhex = func() (t [256]byte) {
+var unhex = func() (t [256]byte) { //nolint:gochecknoglobals // a constant table
 	for i := range t {
 		t[i] = 0xff
 	}

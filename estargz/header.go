@@ -22,7 +22,7 @@ const (
 )
 
 // entryTypes are the tar types that a TOC has a word for.
-var entryTypes = map[byte]EntryType{
+var entryTypes = map[byte]EntryType{ //nolint:gochecknoglobals // a constant table
 	tar.TypeDir:     TypeDir,
 	tar.TypeReg:     TypeReg,
 	tar.TypeSymlink: TypeSymlink,

@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -24,7 +25,7 @@ type place struct {
 type orderedSource struct {
 	tar    io.ReaderAt
 	size   int64
-	ctx    context.Context //nolint:containedctx // that of one run
+	ctx    context.Context // of one run
 	closer io.Closer       // of tar, or nil
 	places []place
 	byName map[string]int
@@ -63,7 +64,7 @@ func (s *orderedSource) scan() error {
 		// What is before is read to the end, but for its padding.
 		start := (r.n + tarBlock - 1) &^ (tarBlock - 1)
 		h, err := t.next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return nil
 		}
 		if err != nil {
@@ -139,13 +140,14 @@ func (s *orderedSource) next() (*tar.Header, io.Reader, error) {
 		return nil, nil, err
 	}
 	if cleanName(h.Name) != p.name {
-		return nil, nil, fmt.Errorf("write layer: entry %.100q: the tar changed while it was read", h.Name)
+		return nil, nil, fmt.Errorf("entry %.100q: the tar changed while it was read", h.Name)
 	}
 	return h, t.tr, nil
 }
 
 func (s *orderedSource) missing() []string { return s.absent }
 
+// Close closes the tar, if it is a copy.
 func (s *orderedSource) Close() error {
 	if s.closer == nil {
 		return nil

@@ -23,7 +23,7 @@ const (
 type packer struct {
 	opts  WriterOptions
 	lane  *lane
-	ctx   context.Context //nolint:containedctx // that of one run
+	ctx   context.Context // of one run
 	cur   *member
 	tail  int // length of cur.data after its last payload
 	check checker
@@ -63,7 +63,7 @@ func (p *packer) flush() error {
 func (p *packer) entry(h *tar.Header, content io.Reader) error {
 	err := p.header(h, content)
 	if err != nil {
-		return fmt.Errorf("write layer: entry %.100q: %w", h.Name, err)
+		return fmt.Errorf("entry %.100q: %w", h.Name, err)
 	}
 	return nil
 }
@@ -159,7 +159,7 @@ func (p *packer) chunk(rec *record, size int64, content io.Reader) error {
 		return readError(err)
 	}
 	if rec.parts != nil {
-		p.sum.Write(payload) //nolint:errcheck // never fails
+		p.sum.Write(payload) // never fails
 		if rec.final = rec.offset+rec.size == size; rec.final {
 			rec.parts.digest = Digest(p.sum.Sum(nil))
 		}

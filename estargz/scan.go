@@ -1,7 +1,7 @@
 package estargz
 
 import (
-	"encoding/hex"
+	"errors"
 	"fmt"
 	"hash"
 	"io"
@@ -51,7 +51,7 @@ func (s *scanner) more(keep int) error {
 			_, err = s.hash.Write(s.buf[n : n+k])
 			return err
 		}
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return fmt.Errorf("%w: it ends in the middle", ErrTOCSyntax)
 		}
 		if err != nil {
@@ -166,7 +166,7 @@ func (s *scanner) list(open, end byte, fn func() error) error {
 }
 
 // plain marks the bytes that stand for themselves in a JSON string.
-var plain = func() (t [256]bool) {
+var plain = func() (t [256]bool) { //nolint:gochecknoglobals // a constant table
 	for i := range t {
 		t[i] = i >= ' ' && i != '"' && i != '\\'
 	}
@@ -243,7 +243,10 @@ func (s *scanner) peek(n int) ([]byte, error) {
 	return s.buf[s.pos : s.pos+n], nil
 }
 
-var unescape = [256]byte{'"': '"', '\\': '\\', '/': '/', 'b': '\b', 'f': '\f', 'n': '\n', 'r': '\r', 't': '\t'}
+// unescape gives what a letter after a backslash stands for.
+var unescape = [256]byte{ //nolint:gochecknoglobals // a constant table
+	'"': '"', '\\': '\\', '/': '/', 'b': '\b', 'f': '\f', 'n': '\n', 'r': '\r', 't': '\t',
+}
 
 // escape appends what follows a backslash to text.
 func (s *scanner) escape() error {
@@ -351,15 +354,32 @@ func (s *scanner) int() (int64, error) {
 
 // digest consumes a sha256 digest; an empty string or null is none.
 func (s *scanner) digest() (d Digest, ok bool, err error) {
-	if done, err := s.null(); done || err != nil {
+	c, err := s.next()
+	if err != nil {
 		return d, false, err
+	}
+	const size = 1 + len(digestPrefix) + 2*len(d)
+	if p := s.buf[s.pos:s.end]; c == '"' && len(p) > size && p[size] == '"' && d.parse(p[1:size]) {
+		s.pos += size + 1
+		return d, true, nil
+	}
+	if c == 'n' {
+		return Digest{}, false, s.literal("null")
 	}
 	p, err := s.str()
 	if err != nil || len(p) == 0 {
-		return d, false, err
+		return Digest{}, false, err
 	}
-	if len(p) != len(digestPrefix)+hex.EncodedLen(len(d)) || string(p[:len(digestPrefix)]) != digestPrefix {
-		return d, false, fmt.Errorf("%w: %.80q", ErrDigestText, p)
+	if !d.parse(p) {
+		return Digest{}, false, fmt.Errorf("%w: %.80q", ErrDigestText, p)
+	}
+	return d, true, nil
+}
+
+// parse reads the text form, in digits of either case.
+func (d *Digest) parse(p []byte) bool {
+	if len(p) != len(digestPrefix)+2*len(d) || string(p[:len(digestPrefix)]) != digestPrefix {
+		return false
 	}
 	p = p[len(digestPrefix):]
 	bad := byte(0)
@@ -368,10 +388,7 @@ func (s *scanner) digest() (d Digest, ok bool, err error) {
 		bad |= hi | lo
 		d[i] = hi<<4 | lo
 	}
-	if bad > 15 {
-		return d, false, fmt.Errorf("%w: %.80q", ErrDigestText, p)
-	}
-	return d, true, nil
+	return bad <= 15
 }
 
 // finish requires that only white space is left, and reads it.

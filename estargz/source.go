@@ -30,11 +30,11 @@ func (w *Writer) source(ctx context.Context, r io.Reader) (entrySource, error) {
 	if seeker, can := r.(io.Seeker); ok && can {
 		start, err := seeker.Seek(0, io.SeekCurrent)
 		if err != nil {
-			return nil, fmt.Errorf("write layer: %w", err)
+			return nil, err
 		}
 		end, err := seeker.Seek(0, io.SeekEnd)
 		if err != nil {
-			return nil, fmt.Errorf("write layer: %w", err)
+			return nil, err
 		}
 		return newOrderedSource(ctx, io.NewSectionReader(at, start, end-start), nil, w.opts.Prioritized)
 	}
@@ -53,7 +53,7 @@ func (w *Writer) source(ctx context.Context, r io.Reader) (entrySource, error) {
 func spool(ctx context.Context, r io.Reader, dir string) (*os.File, int64, error) {
 	f, err := os.CreateTemp(dir, "nineply-tar-*")
 	if err != nil {
-		return nil, 0, fmt.Errorf("write layer: %w", err)
+		return nil, 0, err
 	}
 	err = os.Remove(f.Name())
 	size := int64(0)
@@ -61,14 +61,14 @@ func spool(ctx context.Context, r io.Reader, dir string) (*os.File, int64, error
 		size, err = io.Copy(f, ctxReader{ctx, r})
 	}
 	if err != nil {
-		return nil, 0, fmt.Errorf("write layer: keep tar: %w", errors.Join(err, f.Close()))
+		return nil, 0, fmt.Errorf("keep tar: %w", errors.Join(err, f.Close()))
 	}
 	return f, size, nil
 }
 
 // ctxReader stops reading when the context ends.
 type ctxReader struct {
-	ctx context.Context //nolint:containedctx // that of one run
+	ctx context.Context // of one run
 	r   io.Reader
 }
 
@@ -98,7 +98,7 @@ func (t *tarReader) next() (*tar.Header, error) {
 		}
 		if h.Typeflag == tar.TypeXGlobalHeader {
 			if t.global, err = mergeGlobal(t.global, h.PAXRecords); err != nil {
-				return nil, fmt.Errorf("write layer: %w", err)
+				return nil, err
 			}
 			continue
 		}
@@ -107,7 +107,7 @@ func (t *tarReader) next() (*tar.Header, error) {
 		}
 		plainHeader(h)
 		if err := applyGlobal(h, t.global); err != nil {
-			return nil, fmt.Errorf("write layer: entry %.100q: %w", h.Name, err)
+			return nil, fmt.Errorf("entry %.100q: %w", h.Name, err)
 		}
 		return h, nil
 	}
@@ -116,9 +116,9 @@ func (t *tarReader) next() (*tar.Header, error) {
 // readError gives errors of the tar format a kind, and lets others pass.
 func readError(err error) error {
 	if errors.Is(err, tar.ErrHeader) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, tar.ErrFieldTooLong) {
-		return fserr.New(fserr.Corrupt, "write layer", "", fmt.Errorf("read tar: %w", err))
+		return fserr.New(fserr.Corrupt, "read tar", "", err)
 	}
-	return fmt.Errorf("write layer: read tar: %w", err)
+	return fmt.Errorf("read tar: %w", err)
 }
 
 // mergeGlobal adds a global header's records; an empty value takes one away.
@@ -161,4 +161,6 @@ func (s *streamSource) next() (*tar.Header, io.Reader, error) {
 }
 
 func (s *streamSource) missing() []string { return nil }
-func (s *streamSource) Close() error      { return nil }
+
+// Close has nothing to do.
+func (s *streamSource) Close() error { return nil }

@@ -112,8 +112,11 @@ func (w *Writer) AppendTar(ctx context.Context, r io.Reader) error {
 		w.failed = fserr.New(fserr.Invalid, "write layer", "", errWriterUsed)
 	}
 	w.used = true
-	if w.failed == nil {
-		w.failed = w.appendTar(ctx, r)
+	if w.failed != nil {
+		return w.failed
+	}
+	if err := w.appendTar(ctx, r); err != nil {
+		w.failed = fmt.Errorf("write layer: %w", err)
 	}
 	return w.failed
 }
@@ -157,8 +160,8 @@ func (w *Writer) Close() (Result, error) {
 	}
 	w.failed = fserr.New(fserr.Closed, "write layer", "", nil)
 	if err := w.out.finish(w.opts.Level, &w.result); err != nil {
-		w.failed = err
-		return Result{}, err
+		w.failed = fmt.Errorf("write layer: %w", err)
+		return Result{}, w.failed
 	}
 	return w.result, nil
 }
@@ -175,11 +178,8 @@ func newTally(w io.Writer) *tally { return &tally{w: w, hash: sha256.New()} }
 func (t *tally) Write(p []byte) (int, error) {
 	n, err := t.w.Write(p)
 	t.n += int64(n)
-	t.hash.Write(p[:n]) //nolint:errcheck // never fails
-	if err != nil {
-		return n, fmt.Errorf("write layer: %w", err)
-	}
-	return n, nil
+	t.hash.Write(p[:n]) // never fails
+	return n, err
 }
 
 func (t *tally) sum() Digest { return Digest(t.hash.Sum(nil)) }

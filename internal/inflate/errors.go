@@ -1,21 +1,21 @@
 package inflate
 
-import "github.com/nineply/nineply/internal/fserr"
+import (
+	"errors"
+
+	"github.com/nineply/nineply/internal/fserr"
+)
 
 // The ways in which a member can be wrong. All are of kind [fserr.Corrupt].
 var (
 	// ErrHeader: the input does not begin with a valid gzip header.
-	ErrHeader = fserr.New(fserr.Corrupt, "", "", errText("not a gzip member"))
+	ErrHeader = fserr.New(fserr.Corrupt, "", "", errors.New("not a gzip member"))
 	// ErrCorrupt: the deflate stream breaks the rules of RFC 1951.
-	ErrCorrupt = fserr.New(fserr.Corrupt, "", "", errText("invalid deflate stream"))
+	ErrCorrupt = fserr.New(fserr.Corrupt, "", "", errors.New("invalid deflate stream"))
 	// ErrTruncated: the input ends before the deflate stream does.
-	ErrTruncated = fserr.New(fserr.Corrupt, "", "", errText("deflate stream cut short"))
+	ErrTruncated = fserr.New(fserr.Corrupt, "", "", errors.New("deflate stream cut short"))
 	// ErrShort: the stream ended properly, with fewer bytes than were wanted.
-	ErrShort = fserr.New(fserr.Corrupt, "", "", errText("deflate stream shorter than expected"))
+	ErrShort = fserr.New(fserr.Corrupt, "", "", errors.New("deflate stream shorter than expected"))
 	// ErrChecksum: the stream decoded, and is not what its CRC or length says.
-	ErrChecksum = fserr.New(fserr.Corrupt, "", "", errText("gzip checksum mismatch"))
+	ErrChecksum = fserr.New(fserr.Corrupt, "", "", errors.New("gzip checksum mismatch"))
 )
-
-type errText string
-
-func (e errText) Error() string { return string(e) }

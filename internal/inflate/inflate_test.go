@@ -120,7 +120,11 @@ func TestReaderDiscard(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer r.Close()
+	defer func() {
+		if err := r.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
 	if err := r.Discard(150_000); err != nil {
 		t.Fatal(err)
 	}

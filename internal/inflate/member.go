@@ -7,10 +7,10 @@ import (
 )
 
 // decoders keeps decoder states, some 15 KiB each, between calls.
-var decoders = sync.Pool{New: func() any { return new(decoder) }}
+var decoders = sync.Pool{New: func() any { return new(decoder) }} //nolint:gochecknoglobals // a pool keeps nothing that matters
 
 func getDecoder(src []byte) *decoder {
-	d := decoders.Get().(*decoder) //nolint:errcheck // only decoders are put in
+	d := decoders.Get().(*decoder)
 	d.reset(src)
 	return d
 }

@@ -23,7 +23,7 @@ type Reader struct {
 	err   error
 }
 
-var readerBufs = sync.Pool{New: func() any { return new([windowLen + readerBuffer]byte) }}
+var readerBufs = sync.Pool{New: func() any { return new([windowLen + readerBuffer]byte) }} //nolint:gochecknoglobals // a pool keeps nothing that matters
 
 // NewReader checks the gzip header at the start of src, or fails with
 // [ErrHeader]. src must not change until Close, which must be called.
@@ -32,7 +32,7 @@ func NewReader(src []byte) (*Reader, error) {
 	if err != nil {
 		return nil, err
 	}
-	buf := readerBufs.Get().(*[windowLen + readerBuffer]byte) //nolint:errcheck // only these are put in
+	buf := readerBufs.Get().(*[windowLen + readerBuffer]byte)
 	return &Reader{d: getDecoder(src[n:]), start: n, src: src, buf: buf[:]}, nil
 }
 

@@ -46,9 +46,9 @@ const (
 
 // The symbols' entries without their code lengths.
 var (
-	litSymbols = makeLitSymbols()
-	dstSymbols = makeDstSymbols()
-	preSymbols = makePreSymbols()
+	litSymbols = makeLitSymbols() //nolint:gochecknoglobals // a constant table
+	dstSymbols = makeDstSymbols() //nolint:gochecknoglobals // a constant table
+	preSymbols = makePreSymbols() //nolint:gochecknoglobals // a constant table
 )
 
 func makeLitSymbols() (s [numLit]uint32) {
