@@ -57,6 +57,8 @@ func Run(t *testing.T, connect Connect) {
 	t.Run("slow read does not block", func(t *testing.T) { testSlowRead(t, connect) })
 	t.Run("flush", func(t *testing.T) { testFlush(t, connect) })
 	t.Run("slow attach", func(t *testing.T) { testSlowAttach(t, connect) })
+	t.Run("flush races", func(t *testing.T) { testFlushRaces(t, connect) })
+	t.Run("version races", func(t *testing.T) { testVersionRaces(t, connect) })
 	t.Run("version resets", func(t *testing.T) { testVersionResets(t, connect) })
 }
 
