@@ -194,6 +194,16 @@ func TestRecordIsChecked(t *testing.T) {
 	if diff := cmp.Diff(l, got); err != nil || diff != "" {
 		t.Errorf("error %v, layer (-put +got):\n%s", err, diff)
 	}
+	// A record of the first version, as it is on hosts.
+	old := `{"version":1,"layer":{"ref":"r.test/a","digest":"` + blobA + `","chain_id":"` + chainB + `","parent":"` + chainA + `"}}`
+	if err := os.WriteFile(filepath.Join(j.chains, fileName(chainB)), []byte(old), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	got, err = j.layer(chainB)
+	want := Layer{Ref: "r.test/a", Digest: blobA, ChainID: chainB, Parent: chainA}
+	if diff := cmp.Diff(want, got); err != nil || diff != "" {
+		t.Errorf("error %v, layer (-want +got):\n%s", err, diff)
+	}
 	l.ChainID = chainB
 	if err := errors.Join(j.putChain(l), renameRecord(j, chainB, chainA)); err != nil {
 		t.Fatal(err)

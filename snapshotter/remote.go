@@ -20,6 +20,11 @@ import (
 // prepareRemote makes target a committed remote snapshot. A reason other than
 // reasonNone means that containerd has to unpack the layer itself.
 func (s *Snapshotter) prepareRemote(ctx context.Context, key, parent, target string, labels map[string]string) (reason string, err error) {
+	if isRebase(labels, target, parent) {
+		// Handing it back is no way out: containerd would unpack the layer without
+		// an overlay and lose its whiteouts.
+		return "", fmt.Errorf("layer %s is prepared without its parent; the proxy plugin must not claim the capability rebase: %w", target, errdefs.ErrFailedPrecondition)
+	}
 	chain := chainKey(target)
 	unlock, err := s.chains.lock(ctx, chain)
 	if err != nil {
@@ -29,9 +34,6 @@ func (s *Snapshotter) prepareRemote(ctx context.Context, key, parent, target str
 	state, err := s.targetState(ctx, chain, key, parent, target)
 	if err != nil || state != targetMissing {
 		return s.answerKnown(state, chain, labels, err)
-	}
-	if isRebase(labels, target, parent) {
-		return "", fmt.Errorf("layer %s is prepared without its parent; the proxy plugin must not claim the capability rebase: %w", target, errdefs.ErrFailedPrecondition)
 	}
 	below, ok := remoteChain(parent)
 	if parent != "" && !ok {

@@ -159,7 +159,10 @@ func TestParallelUnpackIsRefused(t *testing.T) {
 	if _, err := r.Prepare(r.ctx, "ns/1/extract", "", snapshots.WithLabels(l.labels)); !errdefs.IsFailedPrecondition(err) {
 		t.Errorf("error %v, want FailedPrecondition", err)
 	}
-	r.wantState(state{})
+	r.pull(layers[:1])
+	if _, err := r.Prepare(r.ctx, "ns/1/extract", "", snapshots.WithLabels(l.labels)); !errdefs.IsFailedPrecondition(err) {
+		t.Errorf("with the parent there: error %v, want FailedPrecondition", err)
+	}
 }
 
 // TestServeEnds: calls under way are finished before Serve ends, and codes on the
