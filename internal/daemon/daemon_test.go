@@ -246,6 +246,13 @@ func TestMetrics(t *testing.T) {
 	if _, err := r.cat(t.Context(), "image/"+reg.Ref("app", "v1"), "hello"); err != nil {
 		t.Fatal(err)
 	}
+	for stored := int64(0); stored == 0; { // it is stored after it was served
+		st, err := r.client.Status(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		stored = st.Cache.Chunks
+	}
 	_, socket, err := config.SplitAddress(r.cfg.Listen.Control)
 	if err != nil {
 		t.Fatal(err)

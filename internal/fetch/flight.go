@@ -24,12 +24,20 @@ type flight struct {
 // joinLocked finds or plans the flight of chunk i of l and counts the caller as
 // a reader of it. The flight is nil when the chunk has come into the store
 // meanwhile.
-func (s *Scheduler) joinLocked(l *Layer, i uint32, c estargz.Chunk) (*flight, error) {
+//
+// A flight is retired only after its chunk is in the store, so without a flight
+// the store has the last word; unreadable says that its word proved wrong.
+func (s *Scheduler) joinLocked(l *Layer, i uint32, c estargz.Chunk, unreadable bool) (*flight, error) {
 	if s.closed {
 		return nil, fserr.New(fserr.Closed, "fetch", l.name, nil)
 	}
 	f := s.flights[c.Digest]
 	if f == nil {
+		if unreadable {
+			l.locs[i].Store(0)
+		} else if l.find(i, c.Digest) {
+			return nil, nil
+		}
 		return s.departLocked(l, i, c), nil
 	}
 	if !f.landed {

@@ -103,11 +103,8 @@ func (l *Layer) Read(ctx context.Context, i uint32, p []byte, off int64) (int, e
 			return 0, fserr.Newf(fserr.Internal, "read", l.name, "no chunk %d", i)
 		}
 		l.probe(i, l.s.opts.MinRun)
-		if try > 0 { // the store names a place it cannot read
-			l.locs[i].Store(0)
-		}
 		l.s.mu.Lock()
-		f, err := l.s.joinLocked(l, i, c)
+		f, err := l.s.joinLocked(l, i, c, try > 1)
 		l.s.mu.Unlock()
 		if err != nil {
 			return 0, err
@@ -137,13 +134,20 @@ func (l *Layer) probe(i uint32, limit int64) {
 		if !ok || c.Member > first.Member+limit {
 			return
 		}
-		if l.locs[i].Load() != 0 {
-			continue
-		}
-		if loc, ok := l.s.store.Locate(chunkstore.Digest(c.Digest)); ok {
-			l.locs[i].Store(uint64(loc))
-		}
+		l.find(i, c.Digest)
 	}
+}
+
+// find reports whether the store has chunk i, and remembers where.
+func (l *Layer) find(i uint32, d estargz.Digest) bool {
+	if l.present(i) {
+		return true
+	}
+	loc, ok := l.s.store.Locate(chunkstore.Digest(d))
+	if ok {
+		l.locs[i].Store(uint64(loc))
+	}
+	return ok
 }
 
 // store puts a verified chunk away. A store that cannot take it costs a fetch
