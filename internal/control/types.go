@@ -12,6 +12,7 @@ type Layer struct {
 	ManifestDigest string            `json:"manifestDigest,omitempty"` // of the image's manifest, when known
 	ChainID        string            `json:"chainID"`                  // of the chain that ends in this layer
 	Parent         string            `json:"parent,omitempty"`         // chain ID of the layers below
+	DiffID         string            `json:"diffID,omitempty"`         // of the layer, where the chain ID proves that it is claimed
 	Labels         map[string]string `json:"labels,omitempty"`         // untrusted hints of the image's author
 }
 

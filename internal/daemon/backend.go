@@ -27,7 +27,7 @@ var _ snapshotter.Backend = backend{}
 // AddLayer implements snapshotter.Backend.
 func (b backend) AddLayer(ctx context.Context, l snapshotter.Layer) (snapshotter.LayerStatus, error) {
 	st, err := b.api.AddLayer(ctx, control.Layer{
-		Ref: l.Ref, Digest: l.Digest, ManifestDigest: l.ManifestDigest, ChainID: l.ChainID, Parent: l.Parent, Labels: l.Labels,
+		Ref: l.Ref, Digest: l.Digest, ManifestDigest: l.ManifestDigest, ChainID: l.ChainID, Parent: l.Parent, DiffID: l.DiffID, Labels: l.Labels,
 	})
 	return snapshotter.LayerStatus{Lazy: st.Lazy, Reason: st.Reason, Size: st.Size, Files: st.Files}, err
 }

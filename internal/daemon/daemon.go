@@ -162,7 +162,7 @@ func (p *parts) serve(ctx context.Context) error {
 		servers[p.cfg.Listen.Metrics] = p.http(metricsHandler(p.service))
 	}
 	if p.sn != nil {
-		servers[p.cfg.Listen.Snapshotter] = func(ctx context.Context, ln net.Listener) error { return snapshotter.Serve(ctx, ln, p.sn) }
+		servers[p.cfg.Listen.Snapshotter] = p.serveSnapshots
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	for addr, serve := range servers {
@@ -181,6 +181,21 @@ func (p *parts) serve(ctx context.Context) error {
 	}
 	err := g.Wait()
 	p.log.Info("stopping", zap.Error(err))
+	return err
+}
+
+// serveSnapshots answers containerd. What an earlier run left half done is
+// cleaned up meanwhile.
+func (p *parts) serveSnapshots(ctx context.Context, ln net.Listener) error {
+	cleaned := make(chan struct{})
+	go func() {
+		defer close(cleaned)
+		if err := p.sn.Cleanup(ctx); err != nil && ctx.Err() == nil {
+			p.log.Warn("cleaning up after an earlier run", zap.Error(err))
+		}
+	}()
+	err := snapshotter.Serve(ctx, ln, p.sn)
+	<-cleaned
 	return err
 }
 

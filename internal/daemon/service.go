@@ -39,7 +39,7 @@ var _ control.Service = (*service)(nil)
 // AddLayer implements control.Service.
 func (s *service) AddLayer(ctx context.Context, l control.Layer) (control.LayerStatus, error) {
 	info, err := s.catalog.AddLayer(ctx, image.LayerRequest{
-		Ref: l.Ref, Manifest: l.ManifestDigest, Digest: l.Digest, ChainID: l.ChainID, Parent: l.Parent,
+		Ref: l.Ref, Manifest: l.ManifestDigest, Digest: l.Digest, ChainID: l.ChainID, Parent: l.Parent, DiffID: l.DiffID,
 	})
 	return layerStatus(info), err
 }

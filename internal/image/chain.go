@@ -15,6 +15,7 @@ type LayerRequest struct {
 	Digest   string // of the layer's blob
 	ChainID  string // of the chain that ends in this layer
 	Parent   string // chain ID below; "" for the bottom layer
+	DiffID   string // that the chain ID stands for, when known
 }
 
 // AddLayer makes a layer servable and records the chain it ends. All layers of
@@ -33,6 +34,9 @@ func (c *Catalog) AddLayer(ctx context.Context, r LayerRequest) (LayerInfo, erro
 	rec, i, err := c.imageOf(ctx, r.Ref, r.Manifest, r.Digest)
 	if err != nil {
 		return LayerInfo{}, err
+	}
+	if r.DiffID != "" && rec.DiffIDs[i] != r.DiffID {
+		return LayerInfo{}, fserr.Newf(fserr.Corrupt, "layer", r.Digest, "the chain ID stands for diff ID %s, the config of %s says %s", r.DiffID, r.Ref, rec.DiffIDs[i])
 	}
 	wants, err := rec.wants()
 	if err != nil {
