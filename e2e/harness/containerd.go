@@ -144,8 +144,16 @@ func startContainerd(t testing.TB, config *template.Template, bin string, plugin
 	if err := os.WriteFile(filepath.Join(dir, "config.toml"), []byte(text.String()), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	writeHosts(t, c.HostsDir(), registries)
+	c.Start(t)
+	return c
+}
+
+// writeHosts makes a certs.d directory for registries that speak plain HTTP.
+func writeHosts(t testing.TB, dir string, registries []string) {
+	t.Helper()
 	for _, registry := range registries {
-		host := filepath.Join(c.HostsDir(), registry)
+		host := filepath.Join(dir, registry)
 		if err := os.MkdirAll(host, 0o700); err != nil {
 			t.Fatal(err)
 		}
@@ -153,8 +161,6 @@ func startContainerd(t testing.TB, config *template.Template, bin string, plugin
 			t.Fatal(err)
 		}
 	}
-	c.Start(t)
-	return c
 }
 
 // HostsDir is the certs.d directory that containerd reads.

@@ -2,6 +2,7 @@ package harness
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -177,8 +178,22 @@ func Run(t testing.TB, argv ...string) string {
 // has its standard error.
 func TryRun(t testing.TB, argv ...string) (string, error) {
 	t.Helper()
+	return runCommand(t.Context(), argv)
+}
+
+// cleanup runs a command when the test has ended, and its context with it.
+func cleanup(t testing.TB, argv ...string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), stopTime)
+	defer cancel()
+	if _, err := runCommand(ctx, argv); err != nil {
+		t.Error(err)
+	}
+}
+
+func runCommand(ctx context.Context, argv []string) (string, error) {
 	var out, stderr bytes.Buffer
-	cmd := exec.CommandContext(t.Context(), argv[0], argv[1:]...)
+	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	cmd.Stdout, cmd.Stderr = &out, &stderr
 	if err := cmd.Run(); err != nil {
 		return out.String(), fmt.Errorf("%q: %w\n%s", argv, err, stderr.Bytes())

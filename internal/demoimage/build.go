@@ -17,7 +17,7 @@ import (
 
 // version changes when the image made from the same archive changes, so that
 // cached images are made anew.
-const version = 1
+const version = 2
 
 // Options of Build. The zero value works.
 type Options struct {

@@ -14,10 +14,10 @@ func TestChangesAreWhatALayerNeeds(t *testing.T) {
 	file := func(path, sum string) treesum.Node {
 		return treesum.Node{Path: path, Mode: unix.S_IFREG | 0o644, Sum: sum}
 	}
-	before := []treesum.Node{dir("."), dir("a"), file("a/gone", "1"), file("a/same", "1"), dir("b"), dir("b/c"), file("b/c/d", "1"), file("x", "1")}
-	after := []treesum.Node{dir("."), dir("a"), file("a/new", "1"), file("a/same", "1"), file("x", "2")}
+	before := []treesum.Node{dir("."), dir("a"), file("a/gone", "1"), file("a/same", "1"), dir("b"), dir("b/c"), file("b/c/d", "1"), dir("e"), file("x", "1")}
+	after := []treesum.Node{dir("."), dir("a"), file("a/new", "1"), file("a/same", "1"), dir("e"), file("x", "2")}
 	changed, gone := changes(before, after)
-	if diff := cmp.Diff([]treesum.Node{file("a/new", "1"), file("x", "2")}, changed); diff != "" {
+	if diff := cmp.Diff([]treesum.Node{dir("."), dir("a"), file("a/new", "1"), file("x", "2")}, changed); diff != "" {
 		t.Errorf("changed:\n%s", diff)
 	}
 	names := make([]string, len(gone))

@@ -115,26 +115,41 @@ func treeEntry(root string, node *treesum.Node) (entry, error) {
 
 // changes returns what a layer must hold to turn the tree before into the tree
 // after: nodes that are new or different, and whiteouts of the topmost paths
-// that are gone.
+// that are gone. The directories around them are in it too, as in a layer that
+// a container engine makes.
 func changes(before, after []treesum.Node) (changed []treesum.Node, gone []entry) {
 	old := make(map[string]string, len(before))
 	for i := range before {
 		old[before[i].Path] = before[i].String()
 	}
-	left := make(map[string]bool, len(after))
+	left, touched := make(map[string]bool, len(after)), map[string]bool{}
 	for i := range after {
-		left[after[i].Path] = true
-		if old[after[i].Path] != after[i].String() {
-			changed = append(changed, after[i])
+		path := after[i].Path
+		left[path] = true
+		if old[path] != after[i].String() {
+			touch(touched, path)
 		}
 	}
 	for i := range before {
-		dir, name := filepath.Split(before[i].Path)
-		if !left[before[i].Path] && (dir == "" || left[filepath.Clean(dir)]) {
-			gone = append(gone, whiteout(dir+name))
+		path := before[i].Path
+		if !left[path] && left[filepath.Dir(path)] {
+			touch(touched, filepath.Dir(path))
+			gone = append(gone, whiteout(path))
+		}
+	}
+	for i := range after {
+		if touched[after[i].Path] {
+			changed = append(changed, after[i])
 		}
 	}
 	return changed, gone
+}
+
+// touch adds path and the directories above it to the set.
+func touch(set map[string]bool, path string) {
+	for ; !set[path]; path = filepath.Dir(path) {
+		set[path] = true
+	}
 }
 
 // whiteout is the entry that hides path of the layers below.
