@@ -46,9 +46,7 @@ type Objects interface {
 // ResolveImage walks from the reference to the config of one platform. object
 // names the reference in errors and becomes [Image.Ref].
 func ResolveImage(ctx context.Context, object string, o Objects, platform ocispec.Platform) (*Image, error) {
-	if platform.OS == "" && platform.Architecture == "" {
-		platform = platforms.DefaultSpec()
-	}
+	platform = complete(platform)
 	r := &resolution{object: object, objects: o, want: platform, match: platforms.Only(platform)}
 	top, data, err := o.Top(ctx)
 	if err != nil {
@@ -63,6 +61,19 @@ func ResolveImage(ctx context.Context, object string, o Objects, platform ocispe
 	}
 	img.Ref, img.Top = object, top
 	return img, nil
+}
+
+// complete puts what this program runs on in place of what a platform leaves
+// open.
+func complete(p ocispec.Platform) ocispec.Platform {
+	def := platforms.DefaultSpec()
+	if p.OS == "" {
+		p.OS = def.OS
+	}
+	if p.Architecture == "" {
+		p.Architecture, p.Variant = def.Architecture, def.Variant
+	}
+	return platforms.Normalize(p)
 }
 
 type resolution struct {

@@ -55,8 +55,8 @@ type Image struct {
 
 // Repository resolves references and opens blobs.
 type Repository interface {
-	// Resolve finds the image that ref names for a platform. The zero platform
-	// means the one this program runs on.
+	// Resolve finds the image that ref names for a platform. What the platform
+	// leaves open is that of this program.
 	Resolve(ctx context.Context, ref string, platform ocispec.Platform) (*Image, error)
 
 	// Blob opens the blob that desc describes in the repository of ref. Only

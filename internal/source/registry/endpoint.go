@@ -20,6 +20,7 @@ import (
 	"oras.land/oras-go/v2/registry/remote/auth"
 
 	"github.com/nineply/nineply/internal/fserr"
+	"github.com/nineply/nineply/internal/source"
 	"github.com/nineply/nineply/internal/source/hosts"
 )
 
@@ -83,9 +84,9 @@ func (r *Registry) newEndpoint(registry string, h hosts.Host) (*endpoint, error)
 		away = newTransport(&tls.Config{RootCAs: roots}, dial)
 		e.transports = []*http.Transport{own, sibling, away}
 	}
-	e.own = &http.Client{Transport: own, CheckRedirect: checkRedirect}
-	e.sibling = &http.Client{Transport: sibling, CheckRedirect: neverRedirect}
-	e.away = &http.Client{Transport: away, CheckRedirect: neverRedirect}
+	e.own = &http.Client{Transport: counting{own, &r.stats}, CheckRedirect: checkRedirect}
+	e.sibling = &http.Client{Transport: counting{sibling, &r.stats}, CheckRedirect: neverRedirect}
+	e.away = &http.Client{Transport: counting{away, &r.stats}, CheckRedirect: neverRedirect}
 	return e, nil
 }
 
@@ -95,14 +96,29 @@ func (e *endpoint) closeIdle() {
 	}
 }
 
+// counting counts every request, those of the auth client included.
+type counting struct {
+	*http.Transport
+	stats *source.Counter
+}
+
+// RoundTrip implements http.RoundTripper.
+func (c counting) RoundTrip(req *http.Request) (*http.Response, error) {
+	c.stats.Host(req.URL.Host).Requests.Add(1)
+	return c.Transport.RoundTrip(req)
+}
+
 func newTransport(tlsConfig *tls.Config, dialTimeout time.Duration) *http.Transport {
 	dialer := &net.Dialer{Timeout: dialTimeout, KeepAlive: 30 * time.Second}
 	return &http.Transport{
-		Proxy:                  http.ProxyFromEnvironment,
-		DialContext:            dialer.DialContext,
-		TLSClientConfig:        tlsConfig,
-		TLSHandshakeTimeout:    10 * time.Second,
-		ForceAttemptHTTP2:      true,
+		Proxy:               http.ProxyFromEnvironment,
+		DialContext:         dialer.DialContext,
+		TLSClientConfig:     tlsConfig,
+		TLSHandshakeTimeout: 10 * time.Second,
+		ForceAttemptHTTP2:   true,
+		// A connection that died silently is found out before it has stalled a
+		// second request.
+		HTTP2:                  &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 10 * time.Second},
 		MaxIdleConns:           128,
 		MaxIdleConnsPerHost:    32,
 		IdleConnTimeout:        90 * time.Second,

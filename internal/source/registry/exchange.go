@@ -110,7 +110,6 @@ func (e *endpoint) send(ctx context.Context, w *watch, rq request, target *url.U
 	}
 	maps.Copy(req.Header, rq.header)
 	counter := e.registry.stats.Host(target.Host)
-	counter.Requests.Add(1)
 	if rq.body != nil {
 		req.ContentLength = rq.size
 		req.GetBody = func() (io.ReadCloser, error) {

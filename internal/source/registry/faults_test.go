@@ -148,6 +148,9 @@ func TestFaultsThatPass(t *testing.T) {
 	} {
 		for _, tls := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s/tls=%v", tt.name, tls), func(t *testing.T) {
+				if tls && testing.Short() {
+					t.Skip("the plain one is quicker")
+				}
 				var opts registry.Options
 				if strings.Contains(tt.name, "stall") {
 					opts = impatient()

@@ -19,6 +19,9 @@ import (
 
 // TestDockerRegistry runs the suite against the registry that Debian ships.
 func TestDockerRegistry(t *testing.T) {
+	if testing.Short() {
+		t.Skip("runs a server")
+	}
 	binary, err := exec.LookPath("docker-registry")
 	if err != nil {
 		t.Skip("docker-registry is not installed")
@@ -70,9 +73,8 @@ func startRegistry(t *testing.T, binary string) string {
 	go func() { exited <- cmd.Wait() }()
 	t.Cleanup(func() {
 		cancel()
-		<-exited
-		if t.Failed() {
-			t.Logf("output of the registry:\n%s", output.String())
+		if err := <-exited; t.Failed() {
+			t.Logf("the registry ended with %v; its output:\n%s", err, output.String())
 		}
 	})
 	for !answers(t, addr) {

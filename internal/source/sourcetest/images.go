@@ -61,6 +61,8 @@ func testPlatforms(t *testing.T, r *repo) {
 		want ocispec.Platform
 		got  digest.Digest
 	}{
+		{"system left open", ocispec.Platform{Architecture: "arm64"}, arm.Digest},
+		{"other spelling", ocispec.Platform{OS: "linux", Architecture: "aarch64"}, arm.Digest},
 		{"amd64", linux("amd64"), amd.Digest},
 		{"arm64", linux("arm64"), arm.Digest},
 		{"best variant", ocispec.Platform{OS: "linux", Architecture: "arm", Variant: "v7"}, v7.Digest},
