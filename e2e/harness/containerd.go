@@ -176,6 +176,9 @@ func (c *Containerd) Start(t testing.TB) {
 	})
 }
 
+// CtrPath is the ctr command of this containerd.
+func (c *Containerd) CtrPath() string { return c.ctr }
+
 // Ctr runs the ctr command of this containerd in its namespace and returns what
 // it printed.
 func (c *Containerd) Ctr(t testing.TB, args ...string) string {

@@ -37,6 +37,9 @@ type Spec struct {
 	Args        []string // command instead of the image's own
 	PlainHTTP   bool
 	Keep        bool // leave the image for a later start
+	// AtPull, when not nil, is called when the image is there and nothing was
+	// created from it.
+	AtPull func()
 	// AtLine, when not nil, is called as soon as the first line was read, while
 	// the container may still run.
 	AtLine func()
@@ -77,6 +80,10 @@ func Run(ctx context.Context, s Spec) (res Result, err error) {
 	}
 	pulled := time.Now()
 	res.Pull = pulled.Sub(began).Seconds()
+	if s.AtPull != nil {
+		s.AtPull()
+		pulled = time.Now()
+	}
 	if err := start(ctx, client, img, s, pulled, &res); err != nil {
 		return res, fmt.Errorf("starting %s: %w", s.Ref, err)
 	}
