@@ -12,8 +12,10 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/nineply/nineply/internal/config"
 	"github.com/nineply/nineply/internal/control"
 	"github.com/nineply/nineply/internal/fserr"
+	"github.com/nineply/nineply/internal/keeper"
 	"github.com/nineply/nineply/internal/p9client"
 	"github.com/spf13/cobra"
 )
@@ -71,9 +73,33 @@ func (a *app) umountCommand() *cobra.Command {
 				return err
 			}
 			defer client.Close()
-			return client.Unmount(cmd.Context(), target)
+			err = client.Unmount(cmd.Context(), target)
+			if fserr.Is(err, fserr.Unavailable) {
+				return a.umountByKeeper(cmd.Context(), target, err)
+			}
+			return err
 		},
 	}
+}
+
+// umountByKeeper ends a mount without the daemon, which is not needed for it.
+func (a *app) umountByKeeper(ctx context.Context, target string, cause error) error {
+	c, err := a.config()
+	if err != nil {
+		return err
+	}
+	_, socket, err := config.SplitAddress(c.Listen.Keeper)
+	if err != nil {
+		return err
+	}
+	k := keeper.NewClient(socket)
+	defer k.Close()
+	if err := k.Unmount(ctx, target, false); fserr.Is(err, fserr.Unavailable) {
+		return cause
+	} else if err != nil {
+		return err
+	}
+	return nil
 }
 
 // mountPoint checks that a target can be mounted on before anything is fetched.
