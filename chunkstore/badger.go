@@ -13,14 +13,13 @@ import (
 // value log stays empty and its garbage collection is never needed.
 type badgerIndex struct{ db *badger.DB }
 
-// openBadger opens or creates the database in dir. A database that makes badger
-// panic counts as one that cannot be opened.
-func openBadger(dir string, log *zap.Logger) (b *badgerIndex, err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			b, err = nil, fmt.Errorf("open index database %s: panic: %v", dir, p)
-		}
-	}()
+// openBadger opens or creates the database in dir. Its tables are checked
+// first, all of them if it was not closed in good order.
+func openBadger(dir string, clean bool, log *zap.Logger) (b *badgerIndex, err error) {
+	defer asError(&err)
+	if err := checkTables(dir, !clean); err != nil {
+		return nil, fmt.Errorf("open index database: %w", err)
+	}
 	opts := badger.DefaultOptions(dir).
 		WithLogger(badgerLog{log.Named("index").Sugar()}).
 		// Two small memtables bound the replay after a crash and the memory.
@@ -40,7 +39,9 @@ func openBadger(dir string, log *zap.Logger) (b *badgerIndex, err error) {
 		WithNumVersionsToKeep(1).
 		WithDetectConflicts(false).
 		WithMetricsEnabled(false).
-		WithSyncWrites(false)
+		WithSyncWrites(false).
+		// A block is decoded only if its checksum is right.
+		WithChecksumVerificationMode(options.OnBlockRead)
 	db, err := badger.Open(opts)
 	if err != nil {
 		return nil, fmt.Errorf("open index database %s: %w", dir, err)
@@ -48,7 +49,15 @@ func openBadger(dir string, log *zap.Logger) (b *badgerIndex, err error) {
 	return &badgerIndex{db: db}, nil
 }
 
-func (b *badgerIndex) get(key []byte, fn func(val []byte) error) error {
+// asError makes a panic over damaged data the error it should have been.
+func asError(err *error) {
+	if p := recover(); p != nil {
+		*err = fmt.Errorf("index database: panic: %v", p)
+	}
+}
+
+func (b *badgerIndex) get(key []byte, fn func(val []byte) error) (err error) {
+	defer asError(&err)
 	txn := b.db.NewTransaction(false)
 	defer txn.Discard()
 	item, err := txn.Get(key)
@@ -88,7 +97,8 @@ func (b *badgerIndex) sync() error {
 	return nil
 }
 
-func (b *badgerIndex) walk(prefix []byte, fn func(key, val []byte) error) error {
+func (b *badgerIndex) walk(prefix []byte, fn func(key, val []byte) error) (err error) {
+	defer asError(&err)
 	txn := b.db.NewTransaction(false)
 	defer txn.Discard()
 	opts := badger.DefaultIteratorOptions

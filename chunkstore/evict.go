@@ -10,9 +10,9 @@ import (
 	"go.uber.org/zap"
 )
 
-// secondChances is how many segments the hand passes, sparing what was read,
-// before it takes what it finds.
-const secondChances = 16
+// maxSpared is how many records the hand spares, because they were read, before
+// it takes what it finds: a bound on how long Put waits if everything is in use.
+const maxSpared = 1 << 14
 
 // Evict gives up chunks until wantFree bytes of disk have been freed, those not
 // read for longest first, and returns how many bytes it freed. It can free less
@@ -26,54 +26,36 @@ func (s *Store) Evict(ctx context.Context, wantFree int64) (int64, error) {
 }
 
 // evictAhead keeps a little room below the limit, so that Put rarely waits.
-func (s *Store) evictAhead() {
+func (s *Store) evictAhead(ctx context.Context) {
 	limit := s.opt.MaxBytes
-	over := s.used.Load() - (limit - limit/16)
-	if limit == 0 || over <= 0 {
-		return
+	if over := s.used.Load() - (limit - limit/16); limit > 0 && over > 0 {
+		s.evictMu.Lock()
+		defer s.evictMu.Unlock()
+		s.sweepAll(ctx, over)
 	}
-	s.evictMu.Lock()
-	defer s.evictMu.Unlock()
-	s.sweepAll(func() bool {
-		select {
-		case <-s.quit:
-			return false
-		default:
-			return s.used.Load() > limit-limit/16
-		}
-	}, over)
 }
 
 func (s *Store) evict(ctx context.Context, want int64) (int64, error) {
 	s.evictMu.Lock()
 	defer s.evictMu.Unlock()
-	freed := s.sweepAll(func() bool { return ctx.Err() == nil }, want)
+	freed := s.sweepAll(ctx, want)
 	return freed, ctx.Err()
 }
 
 // sweepAll moves the hand over the closed segments, in order of age, until want
-// bytes are freed or more says no. First it spares what was read since the hand
-// last came by, for a bounded number of segments; then it takes all. evictMu is
-// held.
-func (s *Store) sweepAll(more func() bool, want int64) int64 {
-	freed := int64(0)
+// bytes are freed or ctx ends. First it spares what was read since the hand
+// last came by, but no more than a bounded number of records; then it takes
+// all. evictMu is held.
+func (s *Store) sweepAll(ctx context.Context, want int64) int64 {
+	freed, spared := int64(0), 0
 	for _, force := range []bool{false, true} {
-		passed := 0
 		for _, g := range s.fromHand() {
-			if freed >= want || !more() || !force && passed == secondChances {
+			if freed >= want || ctx.Err() != nil || !force && spared > maxSpared {
 				break
 			}
-			passed++
-			n, done := s.sweep(g, want-freed, force)
-			freed += n
-			if done {
-				s.hand = g.id + 1
-			} else {
-				s.hand = g.id
-			}
-		}
-		if freed >= want || !more() {
-			break
+			before := g.charge.Load()
+			spared += s.sweep(g, want-freed, force)
+			freed += before - g.charge.Load()
 		}
 	}
 	s.count.evictedBytes.Add(freed)
@@ -89,58 +71,75 @@ func (s *Store) fromHand() []*segment {
 	return append(list[i:len(list):len(list)], list[:i]...)
 }
 
-// sweep frees up to about want bytes of one segment and says how many, and
-// whether the hand has come to its end.
-func (s *Store) sweep(g *segment, want int64, force bool) (int64, bool) {
-	entries, err := s.entriesOf(g)
-	if errors.Is(err, fs.ErrClosed) {
-		return 0, true
+// sweep frees up to about want bytes of one segment, from where the hand is in
+// it, and moves the hand. It says how many records it spared.
+func (s *Store) sweep(g *segment, want int64, force bool) int {
+	from := uint32(0)
+	if g.id == s.hand {
+		from = s.handUnit
 	}
-	if err != nil {
-		s.log.Warn("segment unreadable, removed", zap.String("path", g.path), zap.Error(err))
+	s.hand, s.handUnit = g.id+1, 0
+	entries, err := s.entriesOf(g)
+	if err != nil && !isDamage(err) {
+		s.log.Warn("segment passed over", zap.String("path", g.path), zap.Error(err))
+		return 0
 	}
 	live := slices.DeleteFunc(entries, func(e entry) bool {
 		loc, ok := s.lookup(e.digest)
 		return !ok || loc != e.loc(g.id)
 	})
 	if s.noHoles.Load() {
-		want = 1 << 62 // space comes back only with the whole file
+		from, want = 0, 1<<62 // space comes back only with the whole file
 	}
-	keep, victims, done := choose(g, live, want, force)
-	charge := g.charge.Load()
+	c := choose(g, live, from, want, force)
+	if c.stopped {
+		s.hand, s.handUnit = g.id, c.next
+	}
 	switch {
-	case len(keep) == 0:
-		err = s.removeSegment(g, victims)
-	case len(victims) == 0 || s.noHoles.Load():
-		return 0, done
-	default:
-		err = s.shrink(g, keep, victims)
+	case len(c.keep) == 0:
+		err = s.removeSegment(g, c.victims)
+	case len(c.victims) > 0 && !s.noHoles.Load():
+		err = s.shrink(g, c.keep, c.victims)
 	}
 	if err != nil {
 		s.log.Warn("eviction", zap.String("path", g.path), zap.Error(err))
 	}
-	return charge - g.charge.Load(), done
+	return len(c.keep)
 }
 
-// choose splits a segment's live records into those to keep and those to evict.
-// A file block is hot or cold as a whole.
-func choose(g *segment, live []entry, want int64, force bool) (keep, victims []entry, done bool) {
+// choice is what becomes of a segment's records.
+type choice struct {
+	keep, victims []entry
+	stopped       bool   // enough was found before the segment's end
+	next          uint32 // where to go on then
+}
+
+// choose splits a segment's live records into those to keep and those to evict;
+// it judges those from one unit on, until it has found want bytes. A file block
+// is hot or cold as a whole.
+func choose(g *segment, live []entry, from uint32, want int64, force bool) (c choice) {
 	block, hot := int64(-1), false
 	for i, e := range live {
 		if want <= 0 {
-			return append(keep, live[i:]...), victims, false
+			c.keep = append(c.keep, live[i:]...)
+			c.stopped, c.next = true, e.unit
+			return c
+		}
+		if e.unit < from {
+			c.keep = append(c.keep, e)
+			continue
 		}
 		if b := e.offset() / blockSize; b != block {
 			block, hot = b, g.cool(e.unit)
 		}
 		if hot && !force {
-			keep = append(keep, e)
+			c.keep = append(c.keep, e)
 			continue
 		}
-		victims = append(victims, e)
+		c.victims = append(c.victims, e)
 		want -= recordSize(int64(e.size))
 	}
-	return keep, victims, true
+	return c
 }
 
 // entriesOf gives the records of a closed segment, dead ones among them.
@@ -174,8 +173,9 @@ func placesOf(g *segment, entries []entry) []placed {
 }
 
 // shrink evicts victims from g. First an index without them is made durable,
-// then their places are taken off the record, and only then are their bytes
-// freed. If there is no room for the index, the whole segment goes.
+// then their places are taken off the record, durably, and only then are their
+// bytes freed: an open that finds the index but not the rest can cut it off
+// again. If there is no room for the index, the whole segment goes.
 func (s *Store) shrink(g *segment, keep, victims []entry) error {
 	index, err := s.writeFooter(g, keep, true)
 	if err != nil {
@@ -186,20 +186,19 @@ func (s *Store) shrink(g *segment, keep, victims []entry) error {
 	g.swept = true
 	s.adoptFooter(g, index)
 	s.recharge(g)
+	g.recorded = true
+	sum := g.summary()
+	sum.live = int64(len(keep))
+	_, err = s.dropPlaces(placesOf(g, victims), change{segmentKey(prefixSegment, g.id), sum.encode()})
 	s.placeMu.Unlock()
-	if err := s.forgetChunks(placesOf(g, victims)); err != nil {
-		return err
+	if err == nil {
+		err = s.db.sync()
+	}
+	if err != nil {
+		return err // nothing is freed: the places may come back
 	}
 	s.count.evictedChunks.Add(int64(len(victims)))
 	return s.reclaim(g, keep)
-}
-
-// forgetChunks takes evicted places off the record, with other changes.
-func (s *Store) forgetChunks(list []placed, also ...change) error {
-	s.placeMu.Lock()
-	defer s.placeMu.Unlock()
-	_, err := s.dropPlaces(list, also...)
-	return err
 }
 
 // reclaim frees all of a sealed segment that is neither a record to keep nor
@@ -241,8 +240,10 @@ func (s *Store) reclaim(g *segment, keep []entry) error {
 
 // removeSegment evicts all that is left of g.
 func (s *Store) removeSegment(g *segment, live []entry) error {
-	err := s.forgetChunks(placesOf(g, live),
+	s.placeMu.Lock()
+	_, err := s.dropPlaces(placesOf(g, live),
 		change{key: segmentKey(prefixSegment, g.id)}, change{key: segmentKey(prefixHeat, g.id)})
+	s.placeMu.Unlock()
 	s.count.evictedChunks.Add(int64(len(live)))
 	return errors.Join(err, s.unlink(g))
 }

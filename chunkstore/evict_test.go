@@ -205,3 +205,35 @@ func TestEvictionUnderReaders(t *testing.T) {
 		t.Errorf("%+v", st)
 	}
 }
+
+func TestSparseSegmentsAreMerged(t *testing.T) {
+	k := newDisk()
+	opt := k.options(3 << 20)
+	opt.SegmentBytes = 128 << 10
+	s := open(t, opt)
+	var hot []chunkstore.Digest
+	var locs []chunkstore.Loc
+	p := make([]byte, 1000)
+	for i := range 600 {
+		d, data := chunkOf(5000+i, 20000)
+		put(t, s, d, data)
+		if i%20 == 0 {
+			data := bytes.Repeat([]byte{byte(i), byte(i >> 8)}, 500)
+			hot = append(hot, sum(data))
+			locs = append(locs, put(t, s, sum(data), data))
+		}
+		for j, d := range hot {
+			if n, err := s.ReadAt(locs[j], d, p, 0); err != nil || sum(p[:n]) != d {
+				t.Fatalf("after %d chunks, hot chunk %d: %v", i, j, err)
+			}
+		}
+		if i%50 == 0 {
+			closeStore(t, s)
+			s = open(t, opt)
+			checkVerify(t, s, s.Stats().Chunks)
+		}
+	}
+	if st := s.Stats(); st.Segments > 60 || st.Corrupt != 0 {
+		t.Errorf("%+v", st)
+	}
+}

@@ -50,9 +50,7 @@ func (s *Store) present(d Digest) (Loc, bool) {
 // lookup gives the place on record for d: recent ones from memory, the others
 // from the database. A failing database knows nothing.
 func (s *Store) lookup(d Digest) (Loc, bool) {
-	s.pendingMu.RLock()
-	loc, ok := s.pending[d]
-	s.pendingMu.RUnlock()
+	loc, ok := s.pendingPlace(d)
 	if ok {
 		return loc, true
 	}
@@ -61,9 +59,18 @@ func (s *Store) lookup(d Digest) (Loc, bool) {
 		return nil
 	})
 	if err != nil && !errors.Is(err, errNoKey) {
+		s.suspect.Store(true)
 		s.log.Warn("chunk place unreadable", zap.Error(err))
 	}
 	return loc, err == nil && loc != 0
+}
+
+// pendingPlace is lookup among the recent ones alone.
+func (s *Store) pendingPlace(d Digest) (Loc, bool) {
+	s.pendingMu.RLock()
+	defer s.pendingMu.RUnlock()
+	loc, ok := s.pending[d]
+	return loc, ok
 }
 
 // setPending records the place of a chunk just written.
@@ -165,6 +172,7 @@ func (s *Store) commit(list map[Digest]Loc) error {
 	for _, g := range sealed {
 		g.recorded = true
 	}
+	s.commits.Add(1)
 	s.pendingMu.Lock()
 	for d, loc := range list {
 		if s.pending[d] == loc {

@@ -53,7 +53,6 @@ func newStore(opt Options) *Store {
 		seals:       make(chan *segment, 2),
 		syncs:       make(chan chan error),
 		wake:        make(chan struct{}, 1),
-		quit:        make(chan struct{}),
 		done:        make(chan struct{}),
 	}
 	s.records.s = s
@@ -104,7 +103,10 @@ func (s *Store) start(ctx context.Context) error {
 	if err := s.beginEpoch(); err != nil {
 		return err
 	}
-	go s.loop(unsealed)
+	// The background outlives the call; Close ends it.
+	background, quit := context.WithCancel(context.WithoutCancel(ctx))
+	s.quit = quit
+	go s.loop(background, unsealed)
 	return nil
 }
 
@@ -167,24 +169,27 @@ func (s *Store) findCookie(ids []uint32) uint64 {
 	return 0
 }
 
-// openDatabase opens the index database. One that cannot be opened is put
-// aside, and an empty one takes its place.
+// openDatabase opens the index database. One that cannot be opened, or that the
+// process keeps dying of, is put aside, and an empty one takes its place.
 func (s *Store) openDatabase() error {
-	open := s.opt.openIndex
-	if open == nil {
-		open = func(dir string) (index, error) {
-			b, err := openBadger(dir, s.log)
-			if err != nil {
-				return nil, err
-			}
-			return b, nil
-		}
-	}
 	if err := s.indexRoom(); err != nil {
 		return err
 	}
+	open := s.opt.openIndex
+	if open == nil {
+		open = func(dir string) (index, error) { return openBadger(dir, s.state.clean, s.log) }
+	}
 	dir := s.opt.Dir + "/" + indexDir
-	db, err := open(dir)
+	deaths, err := s.beginOpening()
+	if err != nil {
+		return err
+	}
+	var db index
+	if deaths < maxDeaths {
+		db, err = open(dir)
+	} else {
+		err = fmt.Errorf("process ended %d times while opening it", deaths)
+	}
 	if err != nil {
 		s.log.Warn("chunk index damaged, put aside", zap.String("dir", dir), zap.Error(err))
 		if err := putAside(dir); err != nil {
@@ -195,11 +200,34 @@ func (s *Store) openDatabase() error {
 		}
 	}
 	s.db = db
-	return nil
+	return s.fs.Remove(s.opt.Dir + "/" + openingName)
+}
+
+// maxDeaths is how often in a row the process may end while the database is
+// being opened before the database is taken to be the cause.
+const maxDeaths = 5
+
+// beginOpening leaves a mark that goes once the database is open, and says how
+// many times in a row it had stayed.
+func (s *Store) beginOpening() (deaths int, err error) {
+	f, err := s.fs.OpenFile(s.opt.Dir+"/"+openingName, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return 0, err
+	}
+	var mark [1]byte
+	if n, _ := f.ReadAt(mark[:], 0); n == 1 { // unreadable: as if there were none
+		deaths = int(mark[0])
+	}
+	mark[0] = byte(min(deaths+1, maxDeaths))
+	_, err = f.WriteAt(mark[:], 0)
+	return deaths, errors.Join(err, f.Close())
 }
 
 // putAside renames a damaged database, in place of one put aside earlier.
 func putAside(dir string) error {
+	if _, err := os.Lstat(dir); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
 	if err := os.RemoveAll(dir + ".damaged"); err != nil {
 		return err
 	}

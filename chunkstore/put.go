@@ -36,14 +36,20 @@ func (s *Store) Put(ctx context.Context, d Digest, data []byte) (Loc, error) {
 	if sha256.Sum256(data) != d {
 		return 0, chunkError(fserr.Corrupt, "put", d, ErrDigest)
 	}
-	if loc, ok := s.dedup(d); ok {
+	commits := s.commits.Load()
+	if loc, ok := s.dedup(d, s.present); ok {
 		return loc, nil
 	}
 	if err := s.lockAppend(ctx); err != nil {
 		return 0, chunkError(fserr.KindOf(err), "put", d, err)
 	}
 	defer s.unlockAppend()
-	if loc, ok := s.dedup(d); ok {
+	// Who has put it since is still among the pending ones, normally.
+	again := s.pendingPlace
+	if s.commits.Load() != commits {
+		again = s.present
+	}
+	if loc, ok := s.dedup(d, again); ok {
 		return loc, nil
 	}
 	loc, err := s.append(ctx, d, data)
@@ -57,9 +63,9 @@ func (s *Store) Put(ctx context.Context, d Digest, data []byte) (Loc, error) {
 	return 0, chunkError(fserr.KindOf(err), "put", d, err)
 }
 
-// dedup gives the place of a chunk that is there, and counts it as used.
-func (s *Store) dedup(d Digest) (Loc, bool) {
-	loc, ok := s.present(d)
+// dedup gives the place of a chunk that find finds, and counts it as used.
+func (s *Store) dedup(d Digest, find func(Digest) (Loc, bool)) (Loc, bool) {
+	loc, ok := find(d)
 	if !ok {
 		return 0, false
 	}
@@ -71,38 +77,54 @@ func (s *Store) dedup(d Digest) (Loc, bool) {
 }
 
 // append writes one record, under appendSem. A disk that turns out to be full
-// is evicted from, a segment that cannot be written is given up for a new one;
-// each once.
+// is evicted from, more each time; a segment that cannot be written is given up
+// for a new one, once.
 func (s *Store) append(ctx context.Context, d Digest, data []byte) (Loc, error) {
-	var failed error
-	for range 3 {
+	want := recordSize(int64(len(data))) + s.opt.SegmentBytes/8
+	broken := false
+	for try := 0; ; try++ {
 		g, err := s.reserve(ctx, int64(len(data)))
 		if err == nil {
 			var loc Loc
 			if loc, err = s.write(g, d, data); err == nil {
+				s.setPending(d, loc)
+				s.sinceStatfs += recordSize(int64(len(data)))
 				s.wakeEvictor()
 				return loc, nil
 			}
 		}
-		if failed != nil || errors.Is(err, ErrNoSpace) || ctx.Err() != nil {
+		switch {
+		case errors.Is(err, ErrNoSpace) || ctx.Err() != nil:
 			return 0, err
-		}
-		failed = err
-		if !isNoSpace(err) {
+		case isNoSpace(err) && try < fullTries:
+			err = s.freeDisk(ctx, want<<try, try)
+		case !isNoSpace(err) && !broken:
+			broken = true
 			s.log.Warn("segment given up after a failed write", zap.Error(err))
-			if err := s.rotate(ctx); err != nil {
-				return 0, err
-			}
-			continue
+			err = s.rotate(ctx)
 		}
-		if _, err := s.evict(ctx, recordSize(int64(len(data)))+s.opt.SegmentBytes/8); err != nil {
+		if err != nil {
 			return 0, err
 		}
 	}
-	return 0, failed
 }
 
-// write puts the record at the end of g.
+// fullTries is how often room is made on a full disk for one record.
+const fullTries = 4
+
+// freeDisk makes room on a full disk: the first time from what is closed, then
+// from the active segment, too.
+func (s *Store) freeDisk(ctx context.Context, want int64, try int) error {
+	if try == 1 {
+		if err := s.closeActive(ctx); err != nil {
+			return err
+		}
+	}
+	_, err := s.evict(ctx, want)
+	return err
+}
+
+// write puts the record at the end of g, which the caller owns.
 func (s *Store) write(g *segment, d Digest, data []byte) (Loc, error) {
 	f, err := s.open(g)
 	if err != nil {
@@ -126,21 +148,15 @@ func (s *Store) write(g *segment, d Digest, data []byte) (Loc, error) {
 		_, err = f.WriteAt(data, g.dataEnd+int64(head))
 	}
 	if err != nil {
-		if terr := f.Truncate(g.dataEnd); terr != nil {
-			err = errors.Join(err, terr)
-		}
-		return 0, err
+		return 0, errors.Join(err, f.Truncate(g.dataEnd))
 	}
 	e := entry{digest: d, unit: unit, size: uint32(payload)}
-	loc := e.loc(g.id)
 	g.entries = append(g.entries, e)
 	g.size.Store(g.dataEnd + int64(head) + payload)
 	g.dataEnd = e.end()
 	g.live.Add(1)
 	s.recharge(g)
-	s.sinceStatfs += int64(head) + payload
-	s.setPending(d, loc)
-	return loc, nil
+	return e.loc(g.id), nil
 }
 
 // reserve finds room for a record of this payload within the limit and on the

@@ -65,7 +65,10 @@ func (s *Store) ReadAt(loc Loc, d Digest, p []byte, off int64) (int, error) {
 func (s *Store) readElsewhere(tried Loc, d Digest, p []byte, off int64) (Loc, int, error) {
 	var failed error // at the place tried last, if known
 	for range 4 {    // more than one turn only if the chunk has just moved
-		loc, ok := s.present(d)
+		loc, ok := s.places.get(d) // right, if the chunk has moved
+		if !ok || loc == tried || s.segment(loc.segment()) == nil {
+			loc, ok = s.present(d)
+		}
 		if !ok {
 			break
 		}

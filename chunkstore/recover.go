@@ -101,10 +101,10 @@ func (s *Store) openFound(id uint32) (*segment, error) {
 // agrees: in size, and, unless the store was closed in good order, in the index
 // at its end.
 func (s *Store) believe(g *segment, sum summary) bool {
-	if sum.size != g.size.Load() {
+	if sum.size > g.size.Load() {
 		return false
 	}
-	if !s.state.clean {
+	if !s.state.clean || sum.size != g.size.Load() {
 		f, err := s.open(g)
 		if err != nil {
 			return false
@@ -112,6 +112,13 @@ func (s *Store) believe(g *segment, sum summary) bool {
 		t, err := readTrailer(f, sum.size, g.id, s.cookie)
 		if err != nil || t.indexSum != sum.indexSum {
 			return false
+		}
+		if sum.size != g.size.Load() {
+			// An eviction was interrupted before it took anything.
+			if err := f.Truncate(sum.size); err != nil {
+				return false
+			}
+			g.size.Store(sum.size)
 		}
 	}
 	g.sealed.Store(true)

@@ -1,6 +1,7 @@
 package chunkstore
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"time"
@@ -10,9 +11,9 @@ import (
 
 // loop is the background: it seals the segments Put has filled, syncs on
 // request and now and then, and evicts ahead of need. The segments in first
-// were found unsealed at open. It ends when quit is closed, with all queued
-// segments sealed.
-func (s *Store) loop(first []*segment) {
+// were found unsealed at open. It ends with ctx, with all queued segments
+// sealed.
+func (s *Store) loop(ctx context.Context, first []*segment) {
 	defer close(s.done)
 	for _, g := range first {
 		s.report(s.seal(g))
@@ -30,11 +31,13 @@ func (s *Store) loop(first []*segment) {
 		case done := <-s.syncs:
 			done <- s.syncAll()
 		case <-s.wake:
-			s.evictAhead()
+			s.evictAhead(ctx)
+			s.compact(ctx)
 		case <-tick:
 			s.report(s.syncAll())
 			s.report(s.saveHeat())
-		case <-s.quit:
+			s.compact(ctx)
+		case <-ctx.Done():
 			s.drainSeals()
 			return
 		}

@@ -52,6 +52,7 @@ const (
 	segmentsDir         = "segments"
 	indexDir            = "index"
 	lockName            = "LOCK"
+	openingName         = "OPENING"
 )
 
 func (o Options) withDefaults() Options {
@@ -88,6 +89,8 @@ type Store struct {
 	lock io.Closer
 	db   index
 
+	suspect atomic.Bool // the database has failed a read: have it checked at the next open
+
 	life    *gate
 	closed  atomic.Bool
 	records Records
@@ -106,6 +109,7 @@ type Store struct {
 
 	pendingMu sync.RWMutex
 	pending   map[Digest]Loc // places not yet in the database
+	commits   atomic.Int64   // how often places were moved from there to the database
 	places    locCache
 	metas     metaCache
 	scratch   sync.Pool
@@ -113,6 +117,7 @@ type Store struct {
 
 	evictMu      sync.Mutex
 	hand         uint32       // under evictMu: segment the sweep goes on from
+	handUnit     uint32       // under evictMu: and where in it
 	noHoles      atomic.Bool  // the file system cannot punch holes
 	used         atomic.Int64 // bytes charged to the limit
 	indexReserve atomic.Int64 // room a sweep needs for a new index
@@ -120,7 +125,7 @@ type Store struct {
 	seals chan *segment
 	syncs chan chan error
 	wake  chan struct{}
-	quit  chan struct{}
+	quit  context.CancelFunc // ends the background
 	done  chan struct{}
 
 	count counters
@@ -129,6 +134,7 @@ type Store struct {
 type counters struct {
 	hits, misses, corrupt, puts, dedups  atomic.Int64
 	evictedBytes, evictedChunks, sealErr atomic.Int64
+	moved                                atomic.Int64
 }
 
 // Stats is a snapshot of a store's counters. Bytes are bytes.
@@ -144,6 +150,7 @@ type Stats struct {
 	Dedups        int64 // puts of chunks that were there
 	EvictedBytes  int64 // disk space given back
 	EvictedChunks int64
+	MovedChunks   int64 // chunks moved out of segments that were nearly empty
 	SealErrors    int64 // segments or batches that could not be made durable at the first try
 	Pending       int64 // chunks whose place is not yet in the index database
 	OpenFiles     int64
@@ -161,6 +168,7 @@ func (s *Store) Stats() Stats {
 		Dedups:        s.count.dedups.Load(),
 		EvictedBytes:  s.count.evictedBytes.Load(),
 		EvictedChunks: s.count.evictedChunks.Load(),
+		MovedChunks:   s.count.moved.Load(),
 		SealErrors:    s.count.sealErr.Load(),
 		OpenFiles:     s.files.count(),
 	}
@@ -230,14 +238,14 @@ func (s *Store) Close() error {
 		return ErrClosed
 	}
 	s.life.shut()
-	close(s.quit)
+	s.quit()
 	<-s.done
 	err := s.sealActive()
 	err = errors.Join(err, s.saveHeat())
 	err = errors.Join(err, s.db.sync())
 	err = errors.Join(err, s.db.close())
 	s.files.closeAll()
-	if err == nil {
+	if err == nil && !s.suspect.Load() {
 		s.tableMu.Lock()
 		s.state.clean = true
 		s.state.nextID = s.nextID
