@@ -38,12 +38,6 @@ const blobSize = 48 << 20
 // grants CAP_DAC_READ_SEARCH: its owner reads files that the mode forbids.
 const capReadAny = "\x01\x00\x00\x02\x04\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"
 
-// Oddities of names, as they occur in the field.
-var (
-	longName = strings.Repeat("n", 255)
-	longLink = strings.Repeat("../app/", 60) + "hello.py"
-)
-
 // tools are programs of the base that the application layer copies to give
 // them special rights; nil contents leave them out.
 type tools struct{ cat, id []byte }
@@ -52,7 +46,7 @@ type tools struct{ cat, id []byte }
 func file(name string, perm int64, content []byte) entry {
 	return entry{
 		header: tar.Header{
-			Typeflag: tar.TypeReg, Name: name, Mode: perm, Size: int64(len(content)), ModTime: epoch, Format: tar.FormatPAX,
+			Typeflag: tar.TypeReg, Name: name, Mode: perm, Size: int64(len(content)), ModTime: epoch(), Format: tar.FormatPAX,
 		},
 		open: memory(content),
 	}
@@ -60,7 +54,7 @@ func file(name string, perm int64, content []byte) entry {
 
 // other is anything without content: give its type, name, mode and more.
 func other(kind byte, name string, perm int64, change func(*tar.Header)) entry {
-	e := entry{header: tar.Header{Typeflag: kind, Name: name, Mode: perm, ModTime: epoch, Format: tar.FormatPAX}}
+	e := entry{header: tar.Header{Typeflag: kind, Name: name, Mode: perm, ModTime: epoch(), Format: tar.FormatPAX}}
 	if kind == tar.TypeDir {
 		e.header.Name += "/"
 	}
@@ -153,7 +147,8 @@ func nameEntries() []entry {
 	entries := []entry{dir("app/names", 0o755)}
 	for _, name := range []string{
 		"with space", "-dash", "tab\there", "new\nline", `back\slash`, `quote"s'`, "*?[glob]", "ünïcödé-名前-😀",
-		"wh.not-a-whiteout", ".hidden", "...", longName,
+		"wh.not-a-whiteout", ".hidden", "...",
+		strings.Repeat("n", 255),
 	} {
 		entries = append(entries, file("app/names/"+name, 0o644, []byte(name)))
 	}
@@ -165,7 +160,7 @@ func nameEntries() []entry {
 		link(tar.TypeSymlink, "app/links/absolute", HelloPath),
 		link(tar.TypeSymlink, "app/links/dangling", "no/such/file"),
 		link(tar.TypeSymlink, "app/links/loop", "loop"),
-		link(tar.TypeSymlink, "app/links/long", longLink),
+		link(tar.TypeSymlink, "app/links/long", strings.Repeat("../app/", 60)+"hello.py"),
 		link(tar.TypeSymlink, "app/links/odd", " sp ace\nand more"),
 	)
 }

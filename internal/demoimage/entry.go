@@ -156,7 +156,7 @@ func touch(set map[string]bool, path string) {
 func whiteout(path string) entry {
 	dir, name := filepath.Split(path)
 	return entry{
-		header: tar.Header{Typeflag: tar.TypeReg, Name: dir + ".wh." + name, ModTime: epoch, Format: tar.FormatPAX},
+		header: tar.Header{Typeflag: tar.TypeReg, Name: dir + ".wh." + name, ModTime: epoch(), Format: tar.FormatPAX},
 		open:   memory(nil),
 	}
 }

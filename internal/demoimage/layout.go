@@ -31,7 +31,7 @@ func (im *Image) Size() int64 {
 }
 
 // epoch dates what has no date of its own.
-var epoch = time.Date(2024, time.January, 1, 0, 0, 0, 0, time.UTC)
+func epoch() time.Time { return time.Date(2024, time.January, 1, 0, 0, 0, 0, time.UTC) }
 
 // imageFile keeps the Image itself beside the layout.
 const imageFile = "image.json"
@@ -75,8 +75,9 @@ func (l layout) addJSON(mediaType string, value any) (ocispec.Descriptor, error)
 
 // finish writes config, manifest and index and returns the image.
 func (l layout) finish(tag string, command []string, layers []Layer) (*Image, error) {
+	created := epoch()
 	config := ocispec.Image{
-		Created:  &epoch,
+		Created:  &created,
 		Platform: ocispec.Platform{Architecture: runtime.GOARCH, OS: "linux"},
 		Config: ocispec.ImageConfig{
 			Env: []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8"},
@@ -90,7 +91,7 @@ func (l layout) finish(tag string, command []string, layers []Layer) (*Image, er
 	}
 	for _, layer := range layers {
 		config.RootFS.DiffIDs = append(config.RootFS.DiffIDs, layer.DiffID)
-		config.History = append(config.History, ocispec.History{Created: &epoch, CreatedBy: "nineply demo image"})
+		config.History = append(config.History, ocispec.History{Created: &created, CreatedBy: "nineply demo image"})
 		manifest.Layers = append(manifest.Layers, ocispec.Descriptor{
 			MediaType: ocispec.MediaTypeImageLayerGzip, Digest: layer.Digest, Size: layer.Size,
 		})

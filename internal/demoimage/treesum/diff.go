@@ -31,13 +31,10 @@ type Compare struct {
 func (c Compare) Diff(want, got []Node) []string {
 	var lines []string
 	for len(want) > 0 || len(got) > 0 {
-		order := 0
-		switch {
-		case len(got) == 0:
-			order = -1
-		case len(want) == 0:
+		order := -1 // which listing comes next: want's, got's, or both
+		if len(want) == 0 {
 			order = 1
-		default:
+		} else if len(got) > 0 {
 			order = strings.Compare(want[0].Path, got[0].Path)
 		}
 		var a, b string
