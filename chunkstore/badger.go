@@ -11,13 +11,16 @@ import (
 
 // badgerIndex is the index database. It holds only small values, so that the
 // value log stays empty and its garbage collection is never needed.
-type badgerIndex struct{ db *badger.DB }
+type badgerIndex struct {
+	db   *badger.DB
+	lost bool // tables that were there are not part of the database
+}
 
-// openBadger opens or creates the database in dir. Its tables are checked
-// first, all of them if it was not closed in good order.
-func openBadger(dir string, clean bool, log *zap.Logger) (b *badgerIndex, err error) {
+// openBadger opens or creates the database in dir, after checking its tables.
+func openBadger(dir string, log *zap.Logger) (b *badgerIndex, err error) {
 	defer asError(&err)
-	if err := checkTables(dir, !clean); err != nil {
+	tables, err := checkTables(dir)
+	if err != nil {
 		return nil, fmt.Errorf("open index database: %w", err)
 	}
 	opts := badger.DefaultOptions(dir).
@@ -46,8 +49,15 @@ func openBadger(dir string, clean bool, log *zap.Logger) (b *badgerIndex, err er
 	if err != nil {
 		return nil, fmt.Errorf("open index database %s: %w", dir, err)
 	}
-	return &badgerIndex{db: db}, nil
+	for _, t := range db.Tables() {
+		delete(tables, t.ID)
+	}
+	return &badgerIndex{db: db, lost: len(tables) > 0}, nil
 }
+
+// intact is false where the list of tables has lost some, which badger then
+// removes. Tables left over from a crash look the same.
+func (b *badgerIndex) intact() bool { return !b.lost }
 
 // asError makes a panic over damaged data the error it should have been.
 func asError(err *error) {

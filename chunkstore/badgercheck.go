@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 
 	"github.com/dgraph-io/badger/v4/fb"
+	"github.com/dgraph-io/badger/v4/table"
 )
 
 // badger opens its tables in goroutines of its own, where a damaged one makes
@@ -22,22 +23,27 @@ import (
 
 var errDamagedTable = errors.New("damaged table")
 
-// checkTables checks the index of each table in dir; with blocks all the rest
-// of the table, too.
-func checkTables(dir string, blocks bool) error {
+// checkTables checks the tables in dir and gives the set of their numbers.
+func checkTables(dir string) (map[uint64]bool, error) {
 	names, err := filepath.Glob(filepath.Join(dir, "*.sst"))
 	if err != nil {
-		return err
+		return nil, err
 	}
+	ids := make(map[uint64]bool, len(names))
 	for _, name := range names {
-		if err := checkTable(name, blocks); err != nil {
-			return fmt.Errorf("%s: %w", name, err)
+		if err := checkTable(name); err != nil {
+			return nil, fmt.Errorf("%s: %w", name, err)
 		}
+		id, ok := table.ParseFileID(name)
+		if !ok {
+			return nil, fmt.Errorf("%s: %w", name, errDamagedTable)
+		}
+		ids[id] = true
 	}
-	return nil
+	return ids, nil
 }
 
-func checkTable(name string, blocks bool) (err error) {
+func checkTable(name string) (err error) {
 	f, err := os.Open(name)
 	if err != nil {
 		return err
@@ -66,9 +72,6 @@ func checkTable(name string, blocks bool) (err error) {
 	}
 	if checksum(index) != sum {
 		return errDamagedTable
-	}
-	if !blocks {
-		return nil
 	}
 	return checkBlocks(f, index, rest-n)
 }

@@ -76,6 +76,8 @@ func (m *MemIndex) check() error {
 	return m.fail
 }
 
+func (m *MemIndex) intact() bool { return true }
+
 func (m *MemIndex) get(key []byte, fn func([]byte) error) error {
 	m.mu.Lock()
 	val, ok := m.now[string(key)]

@@ -8,6 +8,8 @@ import (
 // index is the ordered key-value database behind the store. What it loses is
 // rebuilt; what it gets wrong is found out by the checks of a read.
 type index interface {
+	// intact is false if part of the content may have been lost.
+	intact() bool
 	// get calls fn with the value, valid only during the call. errNoKey if
 	// there is none.
 	get(key []byte, fn func(val []byte) error) error

@@ -59,10 +59,24 @@ func (s *Store) lookup(d Digest) (Loc, bool) {
 		return nil
 	})
 	if err != nil && !errors.Is(err, errNoKey) {
-		s.suspect.Store(true)
-		s.log.Warn("chunk place unreadable", zap.Error(err))
+		s.distrustIndex(err)
 	}
 	return loc, err == nil && loc != 0
+}
+
+// distrustIndex notes, before anything else happens, that the database has
+// failed: the next open finds the places in the segments again.
+func (s *Store) distrustIndex(why error) {
+	s.tableMu.Lock()
+	defer s.tableMu.Unlock()
+	if s.state.suspect {
+		return
+	}
+	s.log.Warn("chunk index unreadable in part; it will be rebuilt at the next start", zap.Error(why))
+	s.state.suspect = true
+	if err := writeState(s.fs, s.opt.Dir, s.state); err != nil {
+		s.log.Warn("chunk index not marked", zap.Error(err))
+	}
 }
 
 // pendingPlace is lookup among the recent ones alone.

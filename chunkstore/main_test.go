@@ -14,8 +14,11 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	if os.Getenv(childEnv) != "" {
+	switch {
+	case os.Getenv(childEnv) != "":
 		os.Exit(childMain())
+	case os.Getenv(damagedEnv) != "":
+		os.Exit(damagedMain())
 	}
 	goleak.VerifyTestMain(m)
 }

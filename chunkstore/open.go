@@ -87,7 +87,7 @@ func (s *Store) start(ctx context.Context) error {
 	if err := s.openDatabase(); err != nil {
 		return err
 	}
-	trusted := known && s.databaseFits()
+	trusted := known && !s.state.suspect && s.db.intact() && s.databaseFits()
 	if !trusted {
 		if known || len(ids) > 0 {
 			s.log.Warn("chunk index does not fit the segments, rebuilding", zap.String("dir", s.opt.Dir))
@@ -177,7 +177,7 @@ func (s *Store) openDatabase() error {
 	}
 	open := s.opt.openIndex
 	if open == nil {
-		open = func(dir string) (index, error) { return openBadger(dir, s.state.clean, s.log) }
+		open = func(dir string) (index, error) { return openBadger(dir, s.log) }
 	}
 	dir := s.opt.Dir + "/" + indexDir
 	deaths, err := s.beginOpening()
@@ -260,7 +260,7 @@ func (s *Store) beginEpoch() error {
 	defer s.tableMu.Unlock()
 	st := s.state
 	st.epoch++
-	st.clean = false
+	st.clean, st.suspect = false, false
 	st.bootID = s.fs.BootID()
 	st.nextID = max(st.nextID, s.nextID) + idBatch
 	if err := s.db.apply([]change{{epochKey(), stamp(s.cookie, st.epoch)}}); err != nil {

@@ -15,6 +15,7 @@ const (
 	stateSize    = 128
 	bootIDLen    = 36
 	flagClean    = 1
+	flagSuspect  = 2
 )
 
 // storeState is the content of the STORE file: the little that must be known
@@ -24,7 +25,9 @@ type storeState struct {
 	epoch  uint64 // number of opens; the database must have seen the same
 	nextID uint32 // no segment id from here on was ever used
 	clean  bool   // closed in good order
-	bootID string // boot during which it was last opened
+	// suspect: the database has failed a read since, and is not to be believed.
+	suspect bool
+	bootID  string // boot during which it was last opened
 }
 
 // errStateVersion: the directory was written by a later version.
@@ -35,9 +38,14 @@ func (st storeState) encode() []byte {
 	buf := make([]byte, stateSize)
 	copy(buf, stateMagic)
 	le.PutUint32(buf[8:], stateVersion)
+	var flags uint32
 	if st.clean {
-		le.PutUint32(buf[12:], flagClean)
+		flags |= flagClean
 	}
+	if st.suspect {
+		flags |= flagSuspect
+	}
+	le.PutUint32(buf[12:], flags)
 	le.PutUint64(buf[16:], st.cookie)
 	le.PutUint64(buf[24:], st.epoch)
 	le.PutUint32(buf[32:], st.nextID)
@@ -63,11 +71,12 @@ func decodeState(buf []byte) (storeState, error) {
 		n++
 	}
 	return storeState{
-		cookie: le.Uint64(buf[16:]),
-		epoch:  le.Uint64(buf[24:]),
-		nextID: le.Uint32(buf[32:]),
-		clean:  le.Uint32(buf[12:])&flagClean != 0,
-		bootID: string(boot[:n]),
+		cookie:  le.Uint64(buf[16:]),
+		epoch:   le.Uint64(buf[24:]),
+		nextID:  le.Uint32(buf[32:]),
+		clean:   le.Uint32(buf[12:])&flagClean != 0,
+		suspect: le.Uint32(buf[12:])&flagSuspect != 0,
+		bootID:  string(boot[:n]),
 	}, nil
 }
 

@@ -89,8 +89,6 @@ type Store struct {
 	lock io.Closer
 	db   index
 
-	suspect atomic.Bool // the database has failed a read: have it checked at the next open
-
 	life    *gate
 	closed  atomic.Bool
 	records Records
@@ -245,7 +243,7 @@ func (s *Store) Close() error {
 	err = errors.Join(err, s.db.sync())
 	err = errors.Join(err, s.db.close())
 	s.files.closeAll()
-	if err == nil && !s.suspect.Load() {
+	if err == nil {
 		s.tableMu.Lock()
 		s.state.clean = true
 		s.state.nextID = s.nextID
