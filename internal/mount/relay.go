@@ -128,7 +128,7 @@ func readFrame(br *bufio.Reader, buf []byte, limit int) (frame, error) {
 func (r *relay) clientSide() error {
 	br := bufio.NewReaderSize(r.client, 64<<10)
 	for {
-		f, err := readFrame(br, nil, maxMessage)
+		f, err := readFrame(br, nil, r.limit())
 		if err != nil {
 			if errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) || errors.Is(err, syscall.ECONNRESET) {
 				return errClientGone
@@ -142,6 +142,17 @@ func (r *relay) clientSide() error {
 			r.kick()
 		}
 	}
+}
+
+// limit is the longest message the client may send. A longer one would make
+// the server hang up, and every server after it.
+func (r *relay) limit() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.msize == 0 {
+		return maxMessage
+	}
+	return int(r.msize)
 }
 
 // request notes a request and queues it for the server, or answers it.
@@ -164,7 +175,7 @@ func (r *relay) request(f frame) error {
 // answerLocked answers what needs no server, or cannot have one.
 func (r *relay) answerLocked(f frame) frame {
 	fid, about := subject(f)
-	if f.typ() == msgClunk && (r.server == nil || about && r.isStale(fid)) {
+	if f.typ() == msgClunk && r.fids[fid] != nil && (r.server == nil || r.isStale(fid)) {
 		delete(r.fids, fid)
 		return build(msgClunk+1, f.tag())
 	}
