@@ -2,7 +2,9 @@ package mount_test
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
@@ -159,4 +161,9 @@ func compareFile(t *testing.T, dir string, f p9test.File) {
 			t.Errorf("%s: attribute %s is %q, %v", f.Path, f.Xattrs[i], buf[:max(n, 0)], err)
 		}
 	}
+}
+
+// writeSum writes what sha256sum prints for text read from standard input.
+func writeSum(path, text string) error {
+	return os.WriteFile(path, fmt.Appendf(nil, "%x  -\n", sha256.Sum256([]byte(text))), 0o644)
 }
