@@ -55,6 +55,10 @@ fuzz: ## run every fuzz target for FUZZTIME (30s)
 e2e: build ## run the end-to-end tests with real registries, runtimes and guests
 	NINEPLY_E2E=require go test -count=1 -timeout 30m ./e2e/...
 
+.PHONY: soak
+soak: build ## mount, compare, kill and restart for SOAKTIME (10m), watching for leaks
+	NINEPLY_E2E=require NINEPLY_SOAK=$(SOAKTIME) go test -count=1 -timeout 0 -v -run '^TestSoak$$' ./e2e
+
 .PHONY: bench
 bench: ## run the benchmarks matching BENCH (all)
 	go test -run '^$$' -bench '$(BENCH)' -benchmem ./...
@@ -63,6 +67,11 @@ bench: ## run the benchmarks matching BENCH (all)
 install: build ## install below PREFIX (/usr/local)
 	install -D -m 755 bin/nineply $(DESTDIR)$(PREFIX)/bin/nineply
 	install -D -m 755 bin/nineply-mount $(DESTDIR)$(PREFIX)/bin/nineply-mount
+	ln -sfn nineply-mount $(DESTDIR)$(PREFIX)/bin/mount.nineply
+	for unit in nineply nineply-mount; do \
+		mkdir -p $(DESTDIR)$(PREFIX)/lib/systemd/system && \
+		sed 's|@PREFIX@|$(PREFIX)|' deploy/$$unit.service > $(DESTDIR)$(PREFIX)/lib/systemd/system/$$unit.service; \
+	done
 
 .PHONY: deps-demo deps-test
 deps-demo:
