@@ -31,26 +31,26 @@ func (s *Store) evictAhead(ctx context.Context) {
 	if over := s.used.Load() - (limit - limit/16); limit > 0 && over > 0 {
 		s.evictMu.Lock()
 		defer s.evictMu.Unlock()
-		s.sweepAll(ctx, over)
+		s.sweepAll(ended(ctx), over)
 	}
 }
 
 func (s *Store) evict(ctx context.Context, want int64) (int64, error) {
 	s.evictMu.Lock()
 	defer s.evictMu.Unlock()
-	freed := s.sweepAll(ctx, want)
+	freed := s.sweepAll(ended(ctx), want)
 	return freed, ctx.Err()
 }
 
 // sweepAll moves the hand over the closed segments, in order of age, until want
-// bytes are freed or ctx ends. First it spares what was read since the hand
+// bytes are freed or stop says so. First it spares what was read since the hand
 // last came by, but no more than a bounded number of records; then it takes
 // all. evictMu is held.
-func (s *Store) sweepAll(ctx context.Context, want int64) int64 {
+func (s *Store) sweepAll(stop func() bool, want int64) int64 {
 	freed, spared := int64(0), 0
 	for _, force := range []bool{false, true} {
 		for _, g := range s.fromHand() {
-			if freed >= want || ctx.Err() != nil || !force && spared > maxSpared {
+			if freed >= want || stop() || !force && spared > maxSpared {
 				break
 			}
 			before := g.charge.Load()
@@ -60,6 +60,10 @@ func (s *Store) sweepAll(ctx context.Context, want int64) int64 {
 	}
 	s.count.evictedBytes.Add(freed)
 	return freed
+}
+
+func ended(ctx context.Context) func() bool {
+	return func() bool { return ctx.Err() != nil }
 }
 
 // fromHand gives the closed segments in the order the hand meets them.
@@ -186,19 +190,18 @@ func (s *Store) shrink(g *segment, keep, victims []entry) error {
 	g.swept = true
 	s.adoptFooter(g, index)
 	s.recharge(g)
-	g.recorded = true
 	sum := g.summary()
 	sum.live = int64(len(keep))
 	_, err = s.dropPlaces(placesOf(g, victims), change{segmentKey(prefixSegment, g.id), sum.encode()})
+	g.recorded = err == nil
 	s.placeMu.Unlock()
 	if err == nil {
 		err = s.db.sync()
 	}
-	if err != nil {
-		return err // nothing is freed: the places may come back
-	}
+	// If the database cannot be written, for want of space, space is freed all
+	// the same: places that come back with a restart will be found wanting.
 	s.count.evictedChunks.Add(int64(len(victims)))
-	return s.reclaim(g, keep)
+	return errors.Join(err, s.reclaim(g, keep))
 }
 
 // reclaim frees all of a sealed segment that is neither a record to keep nor
@@ -234,8 +237,9 @@ func (s *Store) reclaim(g *segment, keep []entry) error {
 	defer s.placeMu.Unlock()
 	g.punched.Store(max(punched, g.punched.Load()))
 	s.recharge(g)
-	g.recorded = true
-	return errors.Join(err, s.db.apply([]change{{segmentKey(prefixSegment, g.id), g.summary().encode()}}))
+	serr := s.applyIndex([]change{{segmentKey(prefixSegment, g.id), g.summary().encode()}})
+	g.recorded = serr == nil
+	return errors.Join(err, serr)
 }
 
 // removeSegment evicts all that is left of g.

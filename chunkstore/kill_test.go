@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -20,29 +21,31 @@ import (
 const (
 	childEnv  = "CHUNKSTORE_CHILD_DIR"
 	firstEnv  = "CHUNKSTORE_CHILD_FIRST"
+	limitEnv  = "CHUNKSTORE_CHILD_LIMIT"
 	roundsEnv = "CHUNKSTORE_KILL_ROUNDS"
 
 	killMaxSize = 40000
 )
 
-func killOptions(dir string) chunkstore.Options {
-	return chunkstore.Options{Dir: dir, SegmentBytes: 512 << 10, SyncInterval: 5 * time.Millisecond, MinFreeBytes: -1}
+func killOptions(dir string, limit int64) chunkstore.Options {
+	return chunkstore.Options{Dir: dir, MaxBytes: limit, SegmentBytes: 512 << 10, SyncInterval: 5 * time.Millisecond, MinFreeBytes: -1}
 }
 
 // childMain is the process that gets killed: it puts chunks and tells of each
 // one whose Put has returned.
 func childMain() int {
 	first, err := strconv.Atoi(os.Getenv(firstEnv))
-	if err == nil {
-		err = putForever(os.Getenv(childEnv), first)
+	limit, lerr := strconv.ParseInt(os.Getenv(limitEnv), 10, 64)
+	if err = errors.Join(err, lerr); err == nil {
+		err = putForever(killOptions(os.Getenv(childEnv), limit), first)
 	}
 	fmt.Fprintln(os.Stderr, "child:", err)
 	return 1
 }
 
-func putForever(dir string, first int) error {
+func putForever(opt chunkstore.Options, first int) error {
 	ctx := context.Background()
-	s, err := chunkstore.Open(ctx, killOptions(dir))
+	s, err := chunkstore.Open(ctx, opt)
 	if err != nil {
 		return err
 	}
@@ -66,41 +69,70 @@ func putForever(dir string, first int) error {
 
 func recordName(i int) string { return "record/" + strconv.Itoa(i) }
 
+// TestKill9 kills a process that puts chunks, again and again, and demands that
+// everything acknowledged is there.
 func TestKill9(t *testing.T) {
-	rounds := 15
-	if v, err := strconv.Atoi(os.Getenv(roundsEnv)); err == nil {
-		rounds = v
-	}
 	dir := t.TempDir()
-	rng := rand.New(rand.NewPCG(1, 2))
-	next := 0
-	for round := range rounds {
-		for range 1 + rng.IntN(3) { // killed again while recovering, or soon after
-			next = 1 + runUntilKilled(t, dir, next, rng.IntN(80))
-		}
-		s := open(t, killOptions(dir))
+	killAgainAndAgain(t, dir, 0, func(s *chunkstore.Store, next int) {
 		for i := range next {
 			checkAcknowledged(t, s, i)
 		}
 		if st := s.Stats(); st.Corrupt != 0 || st.Misses != 0 {
-			t.Fatalf("round %d: %+v", round, st)
+			t.Fatalf("%+v", st)
 		}
+	})
+}
+
+// TestKill9WhileEvicting kills a process that also evicts: the limit holds, and
+// what is listed is there.
+func TestKill9WhileEvicting(t *testing.T) {
+	const limit = 2 << 20
+	dir := t.TempDir()
+	killAgainAndAgain(t, dir, limit, func(s *chunkstore.Store, next int) {
+		listed := 0
+		for i := range next {
+			if d, _ := chunkOf(i, killMaxSize); s.Has(d) {
+				checkChunk(t, s, i, killMaxSize)
+				listed++
+			}
+		}
+		if st := s.Stats(); st.Corrupt != 0 || st.Bytes > limit || next > 200 && listed < 40 {
+			t.Fatalf("%d chunks listed, %+v", listed, st)
+		}
+	})
+}
+
+// killAgainAndAgain has check look at the store after every few kills. Chunks
+// below next were acknowledged.
+func killAgainAndAgain(t *testing.T, dir string, limit int64, check func(s *chunkstore.Store, next int)) {
+	rounds := 10
+	if v, err := strconv.Atoi(os.Getenv(roundsEnv)); err == nil {
+		rounds = v
+	}
+	rng := rand.New(rand.NewPCG(1, 2))
+	next := 0
+	for range rounds {
+		for range 1 + rng.IntN(3) { // killed again while recovering, or soon after
+			next = 1 + runUntilKilled(t, dir, limit, next, rng.IntN(80))
+		}
+		s := open(t, killOptions(dir, limit))
+		check(s, next)
 		closeStore(t, s)
 	}
-	s := open(t, killOptions(dir))
+	s := open(t, killOptions(dir, limit))
 	checkVerify(t, s, s.Stats().Chunks)
 }
 
 // runUntilKilled starts a child, kills it after some acknowledgements and gives
 // the number of the last one it sent.
-func runUntilKilled(t *testing.T, dir string, first, acks int) int {
+func runUntilKilled(t *testing.T, dir string, limit int64, first, acks int) int {
 	t.Helper()
 	exe, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
 	cmd := exec.Command(exe)
-	cmd.Env = append(os.Environ(), childEnv+"="+dir, firstEnv+"="+strconv.Itoa(first))
+	cmd.Env = append(os.Environ(), childEnv+"="+dir, firstEnv+"="+strconv.Itoa(first), limitEnv+"="+strconv.FormatInt(limit, 10))
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.StdoutPipe()

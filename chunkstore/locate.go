@@ -52,7 +52,7 @@ func (s *Store) present(d Digest) (Loc, bool) {
 func (s *Store) lookup(d Digest) (Loc, bool) {
 	loc, ok := s.pendingPlace(d)
 	if ok {
-		return loc, true
+		return loc, loc != 0
 	}
 	err := s.db.get(chunkKey(d), func(val []byte) error {
 		loc = decodeLoc(val)
@@ -79,7 +79,8 @@ func (s *Store) distrustIndex(why error) {
 	}
 }
 
-// pendingPlace is lookup among the recent ones alone.
+// pendingPlace is what is known of d that the database does not know yet: its
+// place, or 0 if it has none any more.
 func (s *Store) pendingPlace(d Digest) (Loc, bool) {
 	s.pendingMu.RLock()
 	defer s.pendingMu.RUnlock()
@@ -127,45 +128,62 @@ func (s *Store) dropPlaces(list []placed, also ...change) (int, error) {
 			g.live.Add(-1)
 		}
 		s.pendingMu.Lock()
-		if s.pending[p.digest] == p.loc {
-			delete(s.pending, p.digest)
-		}
+		s.pending[p.digest] = 0
 		s.pendingMu.Unlock()
 		changes = append(changes, change{key: chunkKey(p.digest)})
-	}
-	var err error
-	if len(changes) > 0 {
-		err = s.db.apply(changes)
 	}
 	for _, p := range list {
 		if loc, ok := s.places.get(p.digest); ok && loc == p.loc {
 			s.places.remove(p.digest)
 		}
 	}
-	return n, err
+	if len(changes) == 0 {
+		return n, nil
+	}
+	if err := s.applyIndex(changes); err != nil {
+		return n, err // the next commit removes them
+	}
+	s.pendingMu.Lock()
+	defer s.pendingMu.Unlock()
+	for _, p := range list {
+		if loc, ok := s.pending[p.digest]; ok && loc == 0 {
+			delete(s.pending, p.digest)
+		}
+	}
+	return n, nil
 }
 
-// recent copies the pending places in segments for which keep holds.
+// applyIndex changes the database, unless the disk is too full to risk it.
+func (s *Store) applyIndex(changes []change) error {
+	if err := s.indexRoom(); err != nil {
+		return err
+	}
+	return s.db.apply(changes)
+}
+
+// recent copies the pending places in segments for which keep holds, and what
+// is to be removed.
 func (s *Store) recent(keep func(segment uint32) bool) map[Digest]Loc {
 	s.pendingMu.RLock()
 	defer s.pendingMu.RUnlock()
 	list := maps.Clone(s.pending)
-	maps.DeleteFunc(list, func(_ Digest, loc Loc) bool { return !keep(loc.segment()) })
+	maps.DeleteFunc(list, func(_ Digest, loc Loc) bool { return loc != 0 && !keep(loc.segment()) })
 	return list
 }
 
 // commit moves places from memory to the database, with the summaries of
 // segments that were sealed since the last time, and makes both durable.
 func (s *Store) commit(list map[Digest]Loc) error {
-	if err := s.indexRoom(); err != nil {
-		return err
-	}
 	s.placeMu.Lock()
 	defer s.placeMu.Unlock()
 	changes := make([]change, 0, len(list))
 	s.pendingMu.RLock()
 	for d, loc := range list {
-		if s.pending[d] == loc {
+		switch cur, ok := s.pending[d]; {
+		case !ok || cur != loc:
+		case loc == 0:
+			changes = append(changes, change{key: chunkKey(d)})
+		default:
 			changes = append(changes, change{chunkKey(d), encodeLoc(loc)})
 		}
 	}
@@ -180,7 +198,7 @@ func (s *Store) commit(list map[Digest]Loc) error {
 	if len(changes) == 0 {
 		return nil
 	}
-	if err := s.db.apply(changes); err != nil {
+	if err := s.applyIndex(changes); err != nil {
 		return err
 	}
 	for _, g := range sealed {
@@ -189,7 +207,7 @@ func (s *Store) commit(list map[Digest]Loc) error {
 	s.commits.Add(1)
 	s.pendingMu.Lock()
 	for d, loc := range list {
-		if s.pending[d] == loc {
+		if cur, ok := s.pending[d]; ok && cur == loc {
 			delete(s.pending, d)
 		}
 	}

@@ -84,6 +84,9 @@ func (s *Store) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if ids, err = s.freeForIndex(ids); err != nil {
+		return err
+	}
 	if err := s.openDatabase(); err != nil {
 		return err
 	}
@@ -172,9 +175,6 @@ func (s *Store) findCookie(ids []uint32) uint64 {
 // openDatabase opens the index database. One that cannot be opened, or that the
 // process keeps dying of, is put aside, and an empty one takes its place.
 func (s *Store) openDatabase() error {
-	if err := s.indexRoom(); err != nil {
-		return err
-	}
 	open := s.opt.openIndex
 	if open == nil {
 		open = func(dir string) (index, error) { return openBadger(dir, s.log) }
@@ -201,6 +201,23 @@ func (s *Store) openDatabase() error {
 	}
 	s.db = db
 	return s.fs.Remove(s.opt.Dir + "/" + openingName)
+}
+
+// freeForIndex makes sure the database can be opened on a disk that is full, if
+// need be by giving up the oldest segments. It gives the ids of the others.
+func (s *Store) freeForIndex(ids []uint32) ([]uint32, error) {
+	for {
+		err := s.indexRoom()
+		if err == nil || len(ids) == 0 {
+			return ids, err
+		}
+		g := newSegment(s.opt.Dir+"/"+segmentsDir, ids[0], 0)
+		s.log.Warn("disk full, oldest segment given up", zap.String("path", g.path))
+		if err := s.fs.Remove(g.path); err != nil {
+			return ids, err
+		}
+		ids = ids[1:]
+	}
 }
 
 // maxDeaths is how often in a row the process may end while the database is
@@ -263,7 +280,7 @@ func (s *Store) beginEpoch() error {
 	st.clean, st.suspect = false, false
 	st.bootID = s.fs.BootID()
 	st.nextID = max(st.nextID, s.nextID) + idBatch
-	if err := s.db.apply([]change{{epochKey(), stamp(s.cookie, st.epoch)}}); err != nil {
+	if err := s.applyIndex([]change{{epochKey(), stamp(s.cookie, st.epoch)}}); err != nil {
 		return err
 	}
 	if err := s.db.sync(); err != nil {
@@ -303,7 +320,7 @@ func (s *Store) clearPrefix(ctx context.Context, prefix byte) error {
 		if len(doomed) == 0 {
 			return nil
 		}
-		if err := s.db.apply(doomed); err != nil {
+		if err := s.applyIndex(doomed); err != nil {
 			return err
 		}
 	}

@@ -66,7 +66,7 @@ func (s *Store) Put(ctx context.Context, d Digest, data []byte) (Loc, error) {
 // dedup gives the place of a chunk that find finds, and counts it as used.
 func (s *Store) dedup(d Digest, find func(Digest) (Loc, bool)) (Loc, bool) {
 	loc, ok := find(d)
-	if !ok {
+	if !ok || loc == 0 {
 		return 0, false
 	}
 	s.count.dedups.Add(1)

@@ -88,12 +88,7 @@ func (r *Records) change(ctx context.Context, op, key string, val []byte) error 
 		return err
 	}
 	defer r.s.leave()
-	if val != nil {
-		if err := r.s.indexRoom(); err != nil {
-			return fserr.New(fserr.NoSpace, op, key, err)
-		}
-	}
-	err = r.s.db.apply([]change{{k, val}})
+	err = r.s.applyIndex([]change{{k, val}})
 	if err == nil {
 		err = r.s.db.sync()
 	}

@@ -71,7 +71,7 @@ func (s *Store) loadSummaries(ids []uint32) (map[uint32]summary, error) {
 	}
 	if len(gone) > 0 {
 		s.log.Warn("segments are missing; their chunks will be fetched again", zap.Int("count", len(gone)))
-		err = s.db.apply(gone)
+		err = s.applyIndex(gone)
 	}
 	return found, err
 }
@@ -193,7 +193,7 @@ func (s *Store) adoptSealed(g *segment, found scanned) error {
 			changes = append(changes, change{chunkKey(e.digest), encodeLoc(loc)})
 		}
 	}
-	if err := s.db.apply(changes); err != nil {
+	if err := s.applyIndex(changes); err != nil {
 		return err
 	}
 	s.noteFooter(footerSize(len(found.entries)))
@@ -260,7 +260,7 @@ func (s *Store) unseal(g *segment) error {
 	}
 	s.placeMu.Lock()
 	defer s.placeMu.Unlock()
-	if err := s.db.apply([]change{{key: segmentKey(prefixSegment, g.id)}}); err != nil {
+	if err := s.applyIndex([]change{{key: segmentKey(prefixSegment, g.id)}}); err != nil {
 		return err
 	}
 	if err := f.Truncate(g.dataEnd); err != nil {

@@ -184,9 +184,6 @@ func (s *Store) sealActive() error {
 
 // saveHeat writes the touched bits that have changed to the database.
 func (s *Store) saveHeat() error {
-	if err := s.indexRoom(); err != nil {
-		return err
-	}
 	var changes []change
 	for _, g := range s.segments() {
 		if g.warm.Swap(false) {
@@ -196,5 +193,5 @@ func (s *Store) saveHeat() error {
 	if len(changes) == 0 {
 		return nil
 	}
-	return s.db.apply(changes)
+	return s.applyIndex(changes)
 }

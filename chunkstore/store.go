@@ -238,10 +238,7 @@ func (s *Store) Close() error {
 	s.life.shut()
 	s.quit()
 	<-s.done
-	err := s.sealActive()
-	err = errors.Join(err, s.saveHeat())
-	err = errors.Join(err, s.db.sync())
-	err = errors.Join(err, s.db.close())
+	err := errors.Join(s.sealActive(), s.saveHeat(), s.closeIndex())
 	s.files.closeAll()
 	if err == nil {
 		s.tableMu.Lock()
@@ -255,6 +252,20 @@ func (s *Store) Close() error {
 		return fmt.Errorf("close chunk store %s: %w", s.opt.Dir, err)
 	}
 	return nil
+}
+
+// closeIndex closes the database. On a full disk it makes room first, or else
+// leaves it as a killed process would: closing means writing.
+func (s *Store) closeIndex() error {
+	if s.indexRoom() != nil {
+		s.evictMu.Lock()
+		s.sweepAll(func() bool { return false }, s.opt.MinFreeBytes)
+		s.evictMu.Unlock()
+	}
+	if err := s.indexRoom(); err != nil {
+		return fmt.Errorf("index database left open: %w", err)
+	}
+	return errors.Join(s.db.sync(), s.db.close())
 }
 
 // openError names the directory in every failure of Open.
