@@ -20,6 +20,7 @@ type MemIndex struct {
 	since   []change
 	dead    func() bool
 	fail    error
+	watch   func()
 }
 
 // NewMemIndex gives an empty database that fails once dead says so.
@@ -38,6 +39,13 @@ func (m *MemIndex) Fail(err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.fail = err
+}
+
+// Watch has fn called before every change.
+func (m *MemIndex) Watch(fn func()) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.watch = fn
 }
 
 // AfterPowerCut gives what may be left: everything synced, and of the changes
@@ -93,6 +101,9 @@ func (m *MemIndex) apply(changes []change) error {
 	defer m.mu.Unlock()
 	if err := m.check(); err != nil {
 		return err
+	}
+	if m.watch != nil {
+		m.watch()
 	}
 	for _, c := range changes {
 		m.change(change{bytes.Clone(c.key), bytes.Clone(c.val)})

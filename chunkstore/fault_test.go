@@ -83,6 +83,9 @@ func workload(k disk, limit int64) (out outcome) {
 
 func TestPowerCutAtEveryChange(t *testing.T) {
 	stride := 5
+	if testing.Short() {
+		stride = 50
+	}
 	if v, err := strconv.Atoi(os.Getenv(strideEnv)); err == nil {
 		stride = v
 	}
@@ -237,6 +240,60 @@ func TestDiskFull(t *testing.T) {
 	d, data = chunkOf(100001, faultMaxSize)
 	put(t, s, d, data)
 	checkChunk(t, s, 100001, faultMaxSize)
+}
+
+// TestIndexIsNotWrittenOnAFullDisk has somebody else fill the disk. The index
+// database must not be touched then; everything else goes on as far as it can,
+// and all is well once there is room again.
+func TestIndexIsNotWrittenOnAFullDisk(t *testing.T) {
+	const headroom = 200 << 10
+	k := newDisk()
+	opt := k.options(0)
+	opt.MinFreeBytes = headroom
+	k.idx.Watch(func() {
+		if free, _ := k.fs.Free(""); free < headroom/2 {
+			t.Errorf("index written with %d bytes free", free)
+		}
+	})
+	s := open(t, opt)
+	for i := range faultChunks {
+		putAndRead(t, s, i, "roomy")
+	}
+	k.fs.SetCapacity(k.fs.Allocated(""))
+	var failed, put int
+	for i := 1000; i < 1040; i++ {
+		d, data := chunkOf(i, faultMaxSize)
+		_, err := s.Put(context.Background(), d, data)
+		switch {
+		case err == nil:
+			put++
+			checkChunk(t, s, i, faultMaxSize)
+		case errors.Is(err, chunkstore.ErrNoSpace):
+			failed++
+		default:
+			t.Errorf("put %d: %v", i, err)
+		}
+		k.fs.SetCapacity(k.fs.Allocated("")) // what is freed is taken
+	}
+	if err := s.Records().Put(context.Background(), "k", nil); !fserr.Is(err, fserr.NoSpace) {
+		t.Errorf("record put on a full disk: %v", err)
+	}
+	t.Logf("%d chunks put, %d refused, %+v", put, failed, s.Stats())
+	_ = s.Close() // may not find room
+	k.fs = k.fs.AfterKill()
+	opt.FS = k.fs
+	s, err := chunkstore.Open(context.Background(), opt)
+	if err == nil {
+		_ = s.Close()
+	} else if !fserr.Is(err, fserr.NoSpace) {
+		t.Errorf("open on a full disk: %v", err)
+	}
+	k.fs.SetCapacity(1 << 30)
+	s = open(t, opt)
+	for i := range faultChunks {
+		putAndRead(t, s, i, "roomy again")
+	}
+	checkVerify(t, s, s.Stats().Chunks)
 }
 
 func TestFullDiskWithNothingToEvict(t *testing.T) {

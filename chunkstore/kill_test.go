@@ -106,6 +106,9 @@ func TestKill9WhileEvicting(t *testing.T) {
 // below next were acknowledged.
 func killAgainAndAgain(t *testing.T, dir string, limit int64, check func(s *chunkstore.Store, next int)) {
 	rounds := 10
+	if testing.Short() {
+		rounds = 3
+	}
 	if v, err := strconv.Atoi(os.Getenv(roundsEnv)); err == nil {
 		rounds = v
 	}
