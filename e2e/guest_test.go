@@ -41,6 +41,11 @@ check /run/w/root2 /run/w/u2
 const checks = `check() {
 	r=$1 u=$2
 	is "$(cat $r/srv/lower/kept)" kept "a file of the lowest layer"
+	for gone in removed removed-dir opaque/hidden opaque/both/hidden; do
+		[ ! -e $r/srv/lower/$gone ] || fail "$gone is visible again"
+	done
+	is "$(ls $r/srv/lower/opaque | tr '\n' ' ')" "both new " "an opaque directory"
+	is "$(ls $r/srv/lower/merged | tr '\n' ' ')" "from-lower from-upper " "a directory of two layers"
 	echo more >> $r/srv/lower/replaced
 	is "$(tail -n 1 $r/srv/lower/replaced)" more "append to a file of a layer"
 	is "$(head -n 1 $r/srv/lower/replaced)" "new and longer" "what was there before"

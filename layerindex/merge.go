@@ -22,6 +22,28 @@ func Merge(path string, layers []*Index) error {
 	return mergeTo(osFS{}, path, layers)
 }
 
+// Overlay writes the tree of one layer as overlayfs wants a lower of several:
+// a whiteout is a character device 0:0, and a directory that hides what lower
+// layers have in it has the attribute trusted.overlay.opaque (Linux,
+// Documentation/filesystems/overlayfs.rst).
+func Overlay(path string, layer *Index) error {
+	m, err := newMerger([]*Index{layer})
+	if err != nil {
+		return err
+	}
+	m.overlay = true
+	if err := m.run(); err != nil {
+		return err
+	}
+	return m.im.writeFile(osFS{}, path)
+}
+
+// opaqueName and opaqueValue are the attribute of an opaque directory.
+const (
+	opaqueName  = "trusted.overlay.opaque"
+	opaqueValue = "y"
+)
+
 func mergeTo(fsys fileSystem, path string, layers []*Index) error {
 	im, err := mergeLayers(layers)
 	if err != nil {
@@ -31,6 +53,14 @@ func mergeTo(fsys fileSystem, path string, layers []*Index) error {
 }
 
 func mergeLayers(layers []*Index) (*image, error) {
+	m, err := newMerger(layers)
+	if err != nil {
+		return nil, err
+	}
+	return m.im, m.run()
+}
+
+func newMerger(layers []*Index) (*merger, error) {
 	if len(layers) > maxLayers {
 		return nil, fserr.Newf(fserr.TooLarge, "merge", "", "%w: %d layers", ErrLimit, len(layers))
 	}
@@ -50,7 +80,7 @@ func mergeLayers(layers []*Index) (*image, error) {
 	}
 	// More often than not, one layer is most of the result.
 	m.im.nodes, m.im.dirents = make([]node, 0, largest), make([]entry, 0, largest)
-	return m.im, m.run()
+	return m, nil
 }
 
 // source is a node of a layer.
@@ -59,10 +89,11 @@ type source struct{ layer, ino uint32 }
 // merger walks the directories of all layers together, breadth first. Only what
 // it has found and not yet visited is held besides the result.
 type merger struct {
-	layers []*Index
-	im     *image
-	links  map[source]uint32 // nodes with several names: their number
-	xattrs [][]uint32        // by layer and set: the set in the image
+	layers  []*Index
+	im      *image
+	overlay bool              // whiteouts and opaque directories are shown as overlayfs knows them
+	links   map[source]uint32 // nodes with several names: their number
+	xattrs  [][]uint32        // by layer and set: the set in the image
 
 	queue   []dirSources
 	sources []source // of the queue's directories, top first
@@ -133,8 +164,9 @@ func (m *merger) addDir(parts []source, parent uint32) (uint32, error) {
 		}
 	}
 	n := m.node(described)
+	opaque := m.overlay && n.flags&flagOpaque != 0
 	n.flags, n.layer = 0, 0
-	if err := m.moveXattrs(described.layer, &n); err != nil {
+	if err := m.moveXattrs(described.layer, &n, opaque); err != nil {
 		return 0, err
 	}
 	ino, err := m.im.addNode(n, parent)
@@ -222,6 +254,9 @@ func (m *merger) name(dir uint32) (isDir bool, err error) {
 	var ino uint32
 	switch top.at.typ {
 	case dtWhiteout:
+		if m.overlay {
+			return false, m.addWhiteout(top.name, dir)
+		}
 		return false, nil
 	case DTDir:
 		ino, err = m.addDir(m.parts(), dir)
@@ -232,6 +267,15 @@ func (m *merger) name(dir uint32) (isDir bool, err error) {
 		return false, err
 	}
 	return top.at.typ == DTDir, m.im.addDirent(top.name, ino, top.at.typ)
+}
+
+// addWhiteout gives a name to a device 0:0.
+func (m *merger) addWhiteout(name []byte, dir uint32) error {
+	ino, err := m.im.addNode(node{mode: ModeChar, nlink: 1}, dir)
+	if err != nil {
+		return err
+	}
+	return m.im.addDirent(name, ino, DTChar)
 }
 
 // parts collects the directories on each other under the lowest name.
@@ -270,7 +314,7 @@ func (m *merger) addFile(s source, dir uint32) (uint32, error) {
 			return 0, err
 		}
 	}
-	if err := m.moveXattrs(s.layer, &n); err != nil {
+	if err := m.moveXattrs(s.layer, &n, false); err != nil {
 		return 0, err
 	}
 	ino, err := m.im.addNode(n, dir)
@@ -280,28 +324,43 @@ func (m *merger) addFile(s source, dir uint32) (uint32, error) {
 	return ino, err
 }
 
-// moveXattrs replaces a set of a layer by the same set of the image.
-func (m *merger) moveXattrs(layer uint32, n *node) error {
+// moveXattrs replaces a set of a layer by the same set of the image, with the
+// mark of an opaque directory if it is one.
+func (m *merger) moveXattrs(layer uint32, n *node, opaque bool) (err error) {
+	if opaque {
+		pairs := slices.DeleteFunc(m.pairs(layer, n.xattrs), func(p pair) bool { return p.name == opaqueName })
+		pairs = append(pairs, pair{opaqueName, []byte(opaqueValue)})
+		slices.SortFunc(pairs, func(a, b pair) int { return cmp.Compare(a.name, b.name) })
+		n.xattrs, err = m.im.xattrs.intern(pairs)
+		return err
+	}
 	if n.xattrs == 0 {
 		return nil
 	}
-	x := m.layers[layer]
 	if m.xattrs[layer] == nil {
-		m.xattrs[layer] = make([]uint32, len(x.xattrSets)/xattrSetSize)
+		m.xattrs[layer] = make([]uint32, len(m.layers[layer].xattrSets)/xattrSetSize)
 	}
 	known := &m.xattrs[layer][n.xattrs-1]
 	if *known == 0 {
-		s := getSpan(x.xattrSets[uint64(n.xattrs-1)*xattrSetSize:])
-		pairs := make([]pair, s.n)
-		for i := range pairs {
-			rec := x.xattrs[(uint64(s.off)+uint64(i))*xattrSize:]
-			pairs[i] = pair{string(x.xattrBlob(getSpan(rec))), x.xattrBlob(getSpan(rec[8:]))}
-		}
-		var err error
-		if *known, err = m.im.xattrs.intern(pairs); err != nil {
+		if *known, err = m.im.xattrs.intern(m.pairs(layer, n.xattrs)); err != nil {
 			return err
 		}
 	}
 	n.xattrs = *known
 	return nil
+}
+
+// pairs reads a set of a layer; set 0 is empty.
+func (m *merger) pairs(layer, set uint32) []pair {
+	if set == 0 {
+		return nil
+	}
+	x := m.layers[layer]
+	s := getSpan(x.xattrSets[uint64(set-1)*xattrSetSize:])
+	pairs := make([]pair, s.n)
+	for i := range pairs {
+		rec := x.xattrs[(uint64(s.off)+uint64(i))*xattrSize:]
+		pairs[i] = pair{string(x.xattrBlob(getSpan(rec))), x.xattrBlob(getSpan(rec[8:]))}
+	}
+	return pairs
 }

@@ -14,7 +14,7 @@ import (
 const (
 	AttachImage = "image/" // followed by a reference or a manifest digest
 	AttachChain = "chain/" // followed by a chain ID
-	AttachLayer = "layer/" // followed by a blob digest
+	AttachLayer = "layer/" // followed by a blob digest; whiteouts are shown as overlayfs wants them
 )
 
 // maxLayers bounds the layers of one tree.
@@ -25,12 +25,14 @@ func (c *Catalog) Open(ctx context.Context, aname string) (Tree, func(), error) 
 	aname = strings.TrimPrefix(aname, "/")
 	var layers []*Layer
 	var err error
+	overlay := false
 	if name, ok := strings.CutPrefix(aname, AttachImage); ok {
 		layers, err = c.imageLayers(ctx, name)
 	} else if name, ok := strings.CutPrefix(aname, AttachChain); ok {
 		layers, err = c.chainLayers(ctx, name)
 	} else if name, ok := strings.CutPrefix(aname, AttachLayer); ok {
 		layers, err = c.singleLayer(ctx, name)
+		overlay = true
 	} else {
 		err = fserr.Newf(fserr.NotExist, "attach", "", "the name is none of %s<reference>, %s<chain ID>, %s<digest>", AttachImage, AttachChain, AttachLayer)
 	}
@@ -42,7 +44,7 @@ func (c *Catalog) Open(ctx context.Context, aname string) (Tree, func(), error) 
 			l.bytes.Prefetch(l.index.Info().PrefetchEnd)
 		}
 	}
-	return c.tree(layers)
+	return c.tree(layers, overlay)
 }
 
 // Canonical gives the attach name that stands for the same tree for ever: a

@@ -38,9 +38,13 @@ func (t *treeState) info() TreeInfo {
 type Tree struct{ *treeState }
 
 // tree opens the merged tree of layers, and takes over one user of each. The
-// release function gives everything back.
-func (c *Catalog) tree(layers []*Layer) (Tree, func(), error) {
+// release function gives everything back. A tree for overlay is that of one
+// layer, with its whiteouts, to be one of several lowers.
+func (c *Catalog) tree(layers []*Layer, overlay bool) (Tree, func(), error) {
 	name := mergedName(layers)
+	if overlay {
+		name += "-overlay"
+	}
 	c.mu.Lock()
 	t := c.trees[name]
 	if t != nil {
@@ -51,7 +55,7 @@ func (c *Catalog) tree(layers []*Layer) (Tree, func(), error) {
 		c.release(layers...)
 		return Tree{t}, func() { c.releaseTree(t) }, nil
 	}
-	index, err := c.openMerged(name, layers)
+	index, err := c.openMerged(name, layers, overlay)
 	if err != nil {
 		c.release(layers...)
 		return Tree{}, nil, err
@@ -80,7 +84,7 @@ func mergedName(layers []*Layer) string {
 }
 
 // openMerged opens the merged index, made by an earlier run or now.
-func (c *Catalog) openMerged(name string, layers []*Layer) (*layerindex.Index, error) {
+func (c *Catalog) openMerged(name string, layers []*Layer, overlay bool) (*layerindex.Index, error) {
 	path := c.mergedPath(name)
 	index, err := layerindex.Open(path)
 	if err == nil {
@@ -93,7 +97,12 @@ func (c *Catalog) openMerged(name string, layers []*Layer) (*layerindex.Index, e
 	for i, l := range layers {
 		indexes[i] = l.index
 	}
-	if err := layerindex.Merge(path, indexes); err != nil {
+	if overlay {
+		err = layerindex.Overlay(path, indexes[0])
+	} else {
+		err = layerindex.Merge(path, indexes)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("merging %d layers: %w", len(layers), err)
 	}
 	return layerindex.Open(path)
@@ -176,7 +185,7 @@ func (t *treeState) Size() (bytes, files int64) {
 }
 
 // Name is the same for the same layers in the same order, for ever: 64 hex
-// digits.
+// digits, and more behind them for the tree of a single layer.
 func (t *treeState) Name() string { return t.name }
 
 // TryReadAt reads what the cache has. It answers false when part of it would
