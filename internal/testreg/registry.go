@@ -29,7 +29,7 @@ type Registry struct {
 	uploads   map[string]*upload
 	nextID    int
 	rules     []*rule
-	log       []Request
+	log       []*Request
 	dropped   int
 	tokens    map[string]token
 	signature int
@@ -185,7 +185,8 @@ type Request struct {
 	Received int64
 }
 
-// Requests lists the requests answered so far that match.
+// Requests lists the requests so far that match, in the order in which they
+// came. Whatever a client has received of an answer is counted already.
 func (r *Registry) Requests(m Match) []Request {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -194,8 +195,8 @@ func (r *Registry) Requests(m Match) []Request {
 	}
 	var out []Request
 	for i := range r.log {
-		if m.matches(&r.log[i]) {
-			out = append(out, r.log[i])
+		if m.matches(r.log[i]) {
+			out = append(out, *r.log[i])
 		}
 	}
 	return out
@@ -207,7 +208,7 @@ type Traffic struct {
 	Bytes    int64
 }
 
-// Count sums up the requests answered so far that match.
+// Count sums up the requests so far that match.
 func (r *Registry) Count(m Match) Traffic {
 	var t Traffic
 	for _, q := range r.Requests(m) {
@@ -224,7 +225,9 @@ func (r *Registry) ResetCounts() {
 	r.log, r.dropped = nil, 0
 }
 
-func (r *Registry) record(q Request) {
+// record notes a request when it comes. What is found out about it later is
+// added with update.
+func (r *Registry) record(q *Request) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if len(r.log) >= maxLog {
@@ -232,6 +235,12 @@ func (r *Registry) record(q Request) {
 		return
 	}
 	r.log = append(r.log, q)
+}
+
+func (r *Registry) update(f func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	f()
 }
 
 // Blob gives the content of a blob that a repository holds.

@@ -17,29 +17,37 @@ import (
 
 func quietLog() *log.Logger { return log.New(io.Discard, "", 0) }
 
-// meter counts the body on its way out and lets faults reach the connection.
+// meter counts the body on its way out, before a client can have it, and lets
+// faults reach the connection.
 type meter struct {
 	http.ResponseWriter
-	status int
-	bytes  int64
+	registry *Registry
+	record   *Request
 }
 
 // WriteHeader implements http.ResponseWriter.
 func (m *meter) WriteHeader(code int) {
-	if m.status == 0 {
-		m.status = code
-	}
+	m.count(code, 0)
 	m.ResponseWriter.WriteHeader(code)
 }
 
 // Write implements http.ResponseWriter.
 func (m *meter) Write(p []byte) (int, error) {
-	if m.status == 0 {
-		m.status = http.StatusOK
-	}
+	m.count(http.StatusOK, len(p))
 	n, err := m.ResponseWriter.Write(p)
-	m.bytes += int64(n)
+	if n < len(p) {
+		m.count(http.StatusOK, n-len(p))
+	}
 	return n, err
+}
+
+func (m *meter) count(status, n int) {
+	m.registry.update(func() {
+		if m.record.Status == 0 {
+			m.record.Status = status
+		}
+		m.record.Bytes += int64(n)
+	})
 }
 
 // Unwrap is for http.ResponseController.
@@ -47,13 +55,14 @@ func (m *meter) Unwrap() http.ResponseWriter { return m.ResponseWriter }
 
 type countedBody struct {
 	io.ReadCloser
-	n int64
+	registry *Registry
+	record   *Request
 }
 
 // Read implements io.Reader.
 func (c *countedBody) Read(p []byte) (int, error) {
 	n, err := c.ReadCloser.Read(p)
-	c.n += int64(n)
+	c.registry.update(func() { c.record.Received += int64(n) })
 	return n, err
 }
 
@@ -61,14 +70,11 @@ func (c *countedBody) Read(p []byte) (int, error) {
 func (r *Registry) handler(proper http.HandlerFunc, storage bool) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 		rec := describe(q, storage)
-		m := &meter{ResponseWriter: w}
-		body := &countedBody{ReadCloser: q.Body}
-		q.Body = body
-		defer func() { // also when a fault aborts the connection by panicking
-			rec.Status, rec.Bytes, rec.Received = m.status, m.bytes, body.n
-			r.record(rec)
-		}()
-		if f := r.fault(&rec); f != nil {
+		f := r.fault(&rec)
+		r.record(&rec)
+		q.Body = &countedBody{q.Body, r, &rec}
+		m := &meter{w, r, &rec}
+		if f != nil {
 			f(Exchange{W: m, R: q, Closing: r.closing, Serve: proper})
 			return
 		}

@@ -103,14 +103,17 @@ func (r *Registry) appendUpload(w http.ResponseWriter, q *http.Request, up *uplo
 
 func (r *Registry) finishUpload(w http.ResponseWriter, q *http.Request, repo, id string, up *upload) {
 	d := digest.Digest(q.URL.Query().Get("digest"))
+	right := d == digest.FromBytes(up.data)
 	r.mu.Lock()
-	defer r.mu.Unlock()
 	delete(r.uploads, id)
-	if d != digest.FromBytes(up.data) {
+	if right {
+		r.link(repo, d, up.data)
+	}
+	r.mu.Unlock()
+	if !right {
 		refuse(w, http.StatusBadRequest, "DIGEST_INVALID", "content does not have this digest")
 		return
 	}
-	r.link(repo, d, up.data)
 	r.created(w, "/v2/"+repo+"/blobs/"+d.String(), d)
 }
 

@@ -9,6 +9,8 @@ import (
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"fmt"
+	"io"
+	"log"
 	"math/big"
 	"net/http"
 	"net/http/httptest"
@@ -74,7 +76,7 @@ func startTLS(t *testing.T, config *tls.Config, h http.HandlerFunc) *httptest.Se
 	t.Helper()
 	s := httptest.NewUnstartedServer(h)
 	s.TLS = config
-	s.Config.ErrorLog = nil
+	s.Config.ErrorLog = log.New(io.Discard, "", 0) // refused handshakes are part of the test
 	s.StartTLS()
 	t.Cleanup(s.Close)
 	return s

@@ -257,19 +257,26 @@ func TestStallEndsWithTheContext(t *testing.T) {
 	for _, after := range []int{-1, 0, 1000} {
 		t.Run(fmt.Sprint(after), func(t *testing.T) {
 			f := newFixture(t, registry.Options{StallTimeout: time.Hour})
-			f.Always(f.match(), testreg.Stall(after))
+			stalled := make(chan struct{}, 16)
+			stall := testreg.Stall(after)
+			f.Always(f.match(), func(x testreg.Exchange) {
+				stalled <- struct{}{}
+				stall(x)
+			})
 			ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 			defer cancel()
 			wantKind(t, f.readRange(ctx, 0, 5000), fserr.Unavailable)
 			wantKind(t, f.readStream(ctx, 0), fserr.Unavailable)
+			for len(stalled) > 0 {
+				<-stalled
+			}
 			ctx, cancel = context.WithCancel(t.Context())
-			go func() { // once the request is there
-				for len(f.Requests(f.match())) < 1 && ctx.Err() == nil {
-					time.Sleep(time.Millisecond)
-				}
-				cancel()
-			}()
-			wantKind(t, f.readRange(ctx, 0, 5000), fserr.Canceled)
+			defer cancel()
+			done := make(chan error, 1)
+			go func() { done <- f.readRange(ctx, 0, 5000) }()
+			<-stalled
+			cancel()
+			wantKind(t, <-done, fserr.Canceled)
 		})
 	}
 }
