@@ -12,7 +12,7 @@
 //	                         |
 //	                         +-> layer descriptor    Repository.Blob
 //	                                   |
-//	                                   +-> bytes     Blob.ReadRange, Blob.Stream
+//	                                   +-> bytes     Blob.ReadRange, Blob.OpenRange, Blob.Stream
 //
 // The registry package implements Repository over HTTP, the layout package over
 // an OCI image layout directory, and [Mux] picks one by the reference. Both pass
