@@ -72,7 +72,7 @@ func (OSFS) Free(name string) (int64, error) {
 	if err := unix.Statfs(name, &st); err != nil {
 		return 0, &fs.PathError{Op: "statfs", Path: name, Err: err}
 	}
-	return int64(st.Bavail) * int64(st.Bsize), nil
+	return int64(st.Bavail) * st.Bsize, nil
 }
 
 // Lock implements [FS] with flock, which ends with the process however it ends.

@@ -323,11 +323,9 @@ func (b *Builder) descend(entry string, path []string, create bool) (uint32, err
 				cur = n
 				continue
 			case ModeSymlink:
-				if hops++; hops > maxHops {
-					return 0, refuse(entry, ErrSymlinkLoop, "%d links followed", hops)
-				}
-				if b.followed += int(b.nodes[n].b); b.followed > maxFollowed {
-					return 0, refuse(entry, ErrLimit, "too many names lead through symbolic links")
+				hops++
+				if err := b.countHop(entry, hops, &b.nodes[n]); err != nil {
+					return 0, err
 				}
 				if b.pushTarget(&b.nodes[n]) {
 					cur = rootNode
@@ -345,6 +343,17 @@ func (b *Builder) descend(entry string, path []string, create bool) (uint32, err
 		cur = next
 	}
 	return cur, nil
+}
+
+// countHop bounds the symbolic links followed for one name, and the work of all.
+func (b *Builder) countHop(entry string, hops int, link *treeNode) error {
+	if hops > maxHops {
+		return refuse(entry, ErrSymlinkLoop, "%d links followed", hops)
+	}
+	if b.followed += int(link.b); b.followed > maxFollowed {
+		return refuse(entry, ErrLimit, "too many names lead through symbolic links")
+	}
+	return nil
 }
 
 // pushTarget puts the components of a symlink's target in front of what is left

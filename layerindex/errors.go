@@ -49,7 +49,7 @@ var (
 // refuse builds the error for an entry that is not accepted.
 func refuse(name string, reason error, format string, args ...any) error {
 	kind := fserr.Invalid
-	if reason == ErrLimit {
+	if errors.Is(reason, ErrLimit) {
 		kind = fserr.TooLarge
 	}
 	detail := fmt.Sprintf(format, args...)

@@ -22,7 +22,6 @@ type image struct {
 	targets []byte
 	xattrs  xattrTable
 	chunks  iter.Seq[*chunk]
-	nchunks int
 }
 
 // entry is a dirent whose prefix is left to be computed when it is written.

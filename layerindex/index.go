@@ -133,7 +133,7 @@ func (x *Index) Lookup(dir Ino, name []byte) (Ino, error) {
 	for lo < hi {
 		mid := lo + (hi-lo)/2
 		d := x.direntAt(mid)
-		order := 0
+		var order int
 		switch {
 		case d.prefix < want:
 			order = -1

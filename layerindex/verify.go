@@ -124,8 +124,7 @@ func (v *verifier) checkChunks() error {
 			return corrupt("chunk table")
 		}
 		c := decodeChunk((*[chunkSize]byte)(p))
-		if c.owner == 0 || c.owner > v.numNodes || c.size == 0 || c.member < 0 || c.member > math.MaxInt64-math.MaxUint32 ||
-			i > 0 && !follows(&last, &c, streamed) || streamed && c.inner|c.stored != 0 {
+		if !v.plausible(&c, streamed) || i > 0 && !follows(&last, &c, streamed) {
 			return corrupt("chunk %d", i)
 		}
 		if c.offset == 0 {
@@ -145,6 +144,12 @@ func (v *verifier) checkChunks() error {
 		last = c
 	}
 	return nil
+}
+
+// plausible reports whether c can be a chunk at all.
+func (v *verifier) plausible(c *chunk, streamed bool) bool {
+	return c.owner != 0 && c.owner <= v.numNodes && c.size != 0 && c.member >= 0 &&
+		c.member <= math.MaxInt64-math.MaxUint32 && (!streamed || c.inner|c.stored == 0)
 }
 
 // follows reports whether c may come after last in blob order.

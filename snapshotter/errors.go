@@ -16,9 +16,9 @@ import (
 // into a success.
 func backendError(ctx context.Context, op string, err error) error {
 	if ctxErr := ctx.Err(); ctxErr != nil {
-		return fmt.Errorf("%s: %v: %w", op, err, ctxErr)
+		return fmt.Errorf("%s: %s: %w", op, err.Error(), ctxErr)
 	}
-	return fmt.Errorf("%s: %v: %w", op, err, classOf(fserr.KindOf(err)))
+	return fmt.Errorf("%s: %s: %w", op, err.Error(), classOf(fserr.KindOf(err)))
 }
 
 func classOf(k fserr.Kind) error {

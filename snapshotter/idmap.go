@@ -18,7 +18,7 @@ type attrs struct {
 }
 
 // defaultAttrs are those of a root with nothing below it.
-var defaultAttrs = attrs{mode: 0o755}
+func defaultAttrs() attrs { return attrs{mode: 0o755} }
 
 // attrsOf reads them from the directory a snapshot is put on: in an overlay the
 // upper root's attributes hide those of all lowers.

@@ -20,7 +20,7 @@ var (
 	chainB       = identity.ChainID([]digest.Digest{diffA, diffB}).String()
 )
 
-func TestParseLayer(t *testing.T) {
+func TestParseLayer(t *testing.T) { //nolint:funlen // one table
 	for _, tt := range []struct {
 		name           string
 		labels         map[string]string

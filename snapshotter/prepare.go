@@ -140,7 +140,7 @@ func (s *Snapshotter) rootAttrs(below ancestry, target string) (attrs, error) {
 	case below.chain != "":
 		return attrsOf(target)
 	}
-	return defaultAttrs, nil
+	return defaultAttrs(), nil
 }
 
 // makeDirs creates the directories of snapshot id inside the transaction that

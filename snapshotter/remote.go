@@ -238,8 +238,12 @@ func (s *Snapshotter) mountChain(ctx context.Context, chain string) (string, err
 	if err != nil {
 		return "", backendError(ctx, "mounting chain "+chain, err)
 	}
-	if fi, err := os.Stat(target); err != nil || !filepath.IsAbs(target) || !fi.IsDir() {
-		return "", fmt.Errorf("chain %s is mounted at %q, which is no directory: %v: %w", chain, target, err, errdefs.ErrUnavailable)
+	fi, err := os.Stat(target)
+	if err != nil {
+		return "", fmt.Errorf("chain %s is mounted at %q: %s: %w", chain, target, err.Error(), errdefs.ErrUnavailable)
+	}
+	if !filepath.IsAbs(target) || !fi.IsDir() {
+		return "", fmt.Errorf("chain %s is mounted at %q, which is no directory: %w", chain, target, errdefs.ErrUnavailable)
 	}
 	return target, nil
 }
