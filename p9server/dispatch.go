@@ -103,7 +103,7 @@ func (c *conn) getattr(tag uint16, d *decoder) syscall.Errno {
 		return errnoOf(err)
 	}
 	c.begin(tag, tgetattr+1, attrSize)
-	c.out.b = appendAttr(c.out.b, mask&attrBasic, f.node, &a)
+	c.out.b = appendAttr(c.out.b, mask&attrBasic, c.qidVersion(f), f.node, &a)
 	c.end()
 	return 0
 }
@@ -113,10 +113,10 @@ const attrSize = 8 + 13 + 3*4 + 15*8
 
 // appendAttr appends the body of an Rgetattr. All fields are filled whatever
 // valid says; birth time, generation and data version are unknown and 0.
-func appendAttr(b []byte, valid, node uint64, a *layerindex.Attr) []byte {
+func appendAttr(b []byte, valid uint64, version uint32, node uint64, a *layerindex.Attr) []byte {
 	le := binary.LittleEndian
 	b = le.AppendUint64(b, valid)
-	b = appendQid(b, qidTypeOf(a.Mode), node)
+	b = appendQid(b, version, qidTypeOf(a.Mode), node)
 	b = le.AppendUint32(b, a.Mode)
 	b = le.AppendUint32(b, a.UID)
 	b = le.AppendUint32(b, a.GID)

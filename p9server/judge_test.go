@@ -114,7 +114,7 @@ func look(t *testing.T, root p9.File, path string) seen {
 	case layerindex.ModeDir:
 		s.Content, err = readdir(f)
 	case layerindex.ModeReg:
-		s.Content, err = content(f)
+		s.Content, err = contentOf(f)
 	}
 	if err != nil {
 		t.Fatalf("%s: %v", path, err)
@@ -144,7 +144,7 @@ func readdir(f p9.File) (string, error) {
 	}
 }
 
-func content(f p9.File) (string, error) {
+func contentOf(f p9.File) (string, error) {
 	if _, iounit, err := f.Open(p9.ReadOnly); err != nil || iounit != 0 {
 		return "", fmt.Errorf("open: unit %d, %w", iounit, err)
 	}

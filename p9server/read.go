@@ -33,7 +33,7 @@ func (c *conn) open(tag uint16, d *decoder) syscall.Errno {
 	}
 	f.state, f.size = fidOpen, a.Size
 	c.begin(tag, tlopen+1, 13+4)
-	c.out.b = appendQid(c.out.b, qidTypeOf(f.mode()), f.node)
+	c.out.b = appendQid(c.out.b, c.qidVersion(f), qidTypeOf(f.mode()), f.node)
 	c.out.b = append(c.out.b, 0, 0, 0, 0)
 	c.end()
 	return 0

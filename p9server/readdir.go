@@ -36,7 +36,7 @@ func (c *conn) readdir(tag uint16, d *decoder) syscall.Errno {
 	c.begin(tag, treaddir+1, 4+room)
 	at := len(c.out.b) + 4
 	c.out.b = append(c.out.b, 0, 0, 0, 0)
-	errno := c.appendEntries(c.tree(f), f.node, cookie, at+room)
+	errno := c.appendEntries(c.attaches[f.slot], f.node, cookie, at+room)
 	if errno != 0 && len(c.out.b) == at {
 		c.undo()
 		return errno
@@ -49,9 +49,10 @@ func (c *conn) readdir(tag uint16, d *decoder) syscall.Errno {
 
 // appendEntries appends the entries of dir from cookie on as long as out stays
 // within limit bytes.
-func (c *conn) appendEntries(tree Tree, dir, cookie uint64, limit int) syscall.Errno {
+func (c *conn) appendEntries(a *attach, dir, cookie uint64, limit int) syscall.Errno {
+	tree := a.tree
 	if cookie == cookieDot {
-		if !appendDirent(c, dir, layerindex.DTDir, ".", cookieDotDot, limit) {
+		if !appendDirent(c, a.version, dir, layerindex.DTDir, ".", cookieDotDot, limit) {
 			return syscall.EINVAL
 		}
 		cookie = cookieDotDot
@@ -61,7 +62,7 @@ func (c *conn) appendEntries(tree Tree, dir, cookie uint64, limit int) syscall.E
 		if err != nil {
 			return errnoOf(err)
 		}
-		if !appendDirent(c, parent, layerindex.DTDir, "..", cookieTree, limit) {
+		if !appendDirent(c, a.version, parent, layerindex.DTDir, "..", cookieTree, limit) {
 			return syscall.EINVAL
 		}
 		cookie = cookieTree
@@ -75,7 +76,7 @@ func (c *conn) appendEntries(tree Tree, dir, cookie uint64, limit int) syscall.E
 			return 0
 		case next >= maxPosition-cookieTree || next == pos:
 			return syscall.EIO // a broken tree; the client would loop or stop
-		case !appendDirent(c, e.Ino, e.Type, e.Name, next+cookieTree, limit):
+		case !appendDirent(c, a.version, e.Ino, e.Type, e.Name, next+cookieTree, limit):
 			// Nothing fits: an empty reply would mean the end, so say EINVAL as
 			// getdents(2) does.
 			return syscall.EINVAL
@@ -85,11 +86,11 @@ func (c *conn) appendEntries(tree Tree, dir, cookie uint64, limit int) syscall.E
 }
 
 // appendDirent appends one entry; false if it does not fit.
-func appendDirent[T string | []byte](c *conn, ino uint64, typ uint8, name T, cookie uint64, limit int) bool {
+func appendDirent[T string | []byte](c *conn, version uint32, ino uint64, typ uint8, name T, cookie uint64, limit int) bool {
 	if len(c.out.b)+direntFixed+len(name) > limit {
 		return false
 	}
-	b := appendQid(c.out.b, qidTypeOf(uint32(typ)<<12), ino)
+	b := appendQid(c.out.b, version, qidTypeOf(uint32(typ)<<12), ino)
 	b = binary.LittleEndian.AppendUint64(b, cookie)
 	b = append(b, typ)
 	c.out.b = appendString(b, name)

@@ -11,6 +11,7 @@ import (
 // attach is a tree that fids of one connection refer to.
 type attach struct {
 	tree    Tree
+	version uint32 // of all its qids
 	release func()
 	// fids counts the fids that refer to it; the read loop's own.
 	fids int
@@ -49,6 +50,17 @@ func (c *conn) unhold(at *attach) {
 
 // tree gives the tree of a fid.
 func (c *conn) tree(f *fid) Tree { return c.attaches[f.slot].tree }
+
+// qidVersion is that of the qids of f's tree.
+func (c *conn) qidVersion(f *fid) uint32 { return c.attaches[f.slot].version }
+
+// versionOf makes the version of a tree's qids from its file system ID: a client
+// that attaches again after a restart can tell whether it has the same tree. It
+// is never 0: Linux since 6.4 does not cache what has version 0.
+func versionOf(t Tree) uint32 {
+	id := t.Statfs().FSID
+	return max(1, uint32(id)^uint32(id>>32))
+}
 
 // putFID stores a walked or xattr fid of the attach in f.slot.
 func (c *conn) putFID(f fid) {
@@ -172,7 +184,7 @@ func (c *conn) runAttach(r *request) {
 		c.answerError(r, errnoOf(err))
 		return
 	}
-	at := &attach{tree: tree, release: release}
+	at := &attach{tree: tree, version: versionOf(tree), release: release}
 	at.holds.Store(1)
 	c.srv.stats.attaches.Add(1)
 	root := tree.Root()
@@ -196,7 +208,7 @@ func (c *conn) answerAttach(r *request, at *attach, root *layerindex.Attr) bool 
 	}
 	var frame [headerSize + 13]byte
 	b := append(frame[:0], byte(len(frame)), 0, 0, 0, tattach+1, byte(r.tag), byte(r.tag>>8))
-	c.write(appendQid(b, qidTypeOf(root.Mode), at.tree.Root()))
+	c.write(appendQid(b, at.version, qidTypeOf(root.Mode), at.tree.Root()))
 	return true
 }
 

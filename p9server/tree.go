@@ -38,13 +38,16 @@ type Tree interface {
 	// always the same.
 	XattrNames(n uint64, fn func(name []byte) bool) error
 	// TryReadAt fills p from offset off of a regular file if the bytes are at
-	// hand, and returns false if it would have to wait for them. p never
-	// reaches past the end of the file.
+	// hand, and returns false if it would have to wait for them. The whole
+	// connection waits meanwhile: what may take longer than a memory copy, such
+	// as a disk that must seek, is better left to ReadAt. p never reaches past
+	// the end of the file.
 	TryReadAt(n uint64, p []byte, off int64) (int, bool, error)
 	// ReadAt fills p as TryReadAt does, and waits for the bytes as long as ctx
 	// lasts. Neither returns io.EOF; both return 0 bytes only at the end.
 	ReadAt(ctx context.Context, n uint64, p []byte, off int64) (int, error)
-	// Statfs describes the file system.
+	// Statfs describes the file system. Its FSID is different for different
+	// trees: it makes the version of all qids.
 	Statfs() Statfs
 }
 

@@ -36,7 +36,7 @@ func (c *conn) walk(tag uint16, d *decoder) syscall.Errno {
 		if errno = step(tree, &to, d); errno != 0 {
 			break
 		}
-		c.out.b = appendQid(c.out.b, qidTypeOf(to.mode()), to.node)
+		c.out.b = appendQid(c.out.b, c.qidVersion(&to), qidTypeOf(to.mode()), to.node)
 		found++
 	}
 	if d.bad || (errno != 0 && found == 0) {

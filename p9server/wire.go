@@ -71,8 +71,6 @@ const (
 const (
 	qtDir     = 0x80
 	qtSymlink = 0x02
-	// qidVersion is never 0: Linux since 6.4 does not cache what has version 0.
-	qidVersion = 1
 )
 
 // Bits of Tgetattr's request mask and Rgetattr's valid mask that are served.
@@ -157,9 +155,9 @@ func (d *decoder) str() []byte {
 func (d *decoder) fail() { d.b, d.bad = nil, true }
 
 // appendQid appends qid[13].
-func appendQid(b []byte, typ uint8, path uint64) []byte {
+func appendQid(b []byte, version uint32, typ uint8, path uint64) []byte {
 	b = append(b, typ)
-	b = binary.LittleEndian.AppendUint32(b, qidVersion)
+	b = binary.LittleEndian.AppendUint32(b, version)
 	return binary.LittleEndian.AppendUint64(b, path)
 }
 

@@ -269,5 +269,5 @@ func (n *node) readAt(p []byte, off int64) int {
 
 // Statfs implements [p9server.Tree].
 func (t *Tree) Statfs() p9server.Statfs {
-	return p9server.Statfs{Blocks: 1000, Files: uint64(len(t.nodes)), FSID: 42}
+	return p9server.Statfs{Blocks: 1000, Files: uint64(len(t.nodes)), FSID: 1}
 }
