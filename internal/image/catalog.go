@@ -42,6 +42,7 @@ type Catalog struct {
 	log      *zap.Logger
 
 	tocBytes, wholeBytes atomic.Int64
+	building             chan struct{} // one token for each layer being indexed
 
 	ctx    context.Context // of background work
 	cancel context.CancelFunc
@@ -71,6 +72,7 @@ func New(ctx context.Context, o Options) (*Catalog, error) {
 		layers: map[estargz.Digest]*Layer{}, trees: map[string]*treeState{},
 		opens: map[estargz.Digest]*call[*Layer]{}, images: map[string]*call[*imageRecord]{},
 	}
+	c.building = make(chan struct{}, maxBuilding)
 	c.ctx, c.cancel = context.WithCancel(ctx)
 	return c, nil
 }

@@ -20,6 +20,10 @@ import (
 // maxIdle is how many layers, and how many trees, stay open without users.
 const maxIdle = 256
 
+// maxBuilding is how many layers are indexed at once. Each needs a request, and
+// a layer that is read whole the memory of a decompressor.
+const maxBuilding = 8
+
 // The formats a layer can have, as records and reports name them.
 const (
 	formatEStargz = "estargz"
@@ -147,6 +151,12 @@ func (c *Catalog) bind(ctx context.Context, d estargz.Digest, index *layerindex.
 // for one, else by reading the layer whole.
 func (c *Catalog) build(ctx context.Context, ref string, d estargz.Digest, desc ocispec.Descriptor, diffID string) (layerRecord, error) {
 	rec := layerRecord{Ref: ref, Desc: desc, Format: formatEStargz}
+	select {
+	case c.building <- struct{}{}:
+		defer func() { <-c.building }()
+	case <-ctx.Done():
+		return rec, ctx.Err()
+	}
 	if strings.HasSuffix(desc.MediaType, "+encrypted") {
 		return rec, fserr.Newf(fserr.Unsupported, "open", "", "media type %s: encrypted layers cannot be read", desc.MediaType)
 	}
