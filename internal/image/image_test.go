@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -302,6 +303,13 @@ func TestTryReadAt(t *testing.T) {
 		t.Fatal(err)
 	}
 	check(t, tr, map[string]string{"d/a": big})
+	for off := int64(0); off < int64(len(big)); off += 1 << 19 { // chunks are stored after they were served
+		for ok := false; !ok; runtime.Gosched() {
+			if _, ok, err = tr.TryReadAt(a, p, off); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
 	if m, ok, err := tr.TryReadAt(a, p, int64(len(big))-100); !ok || err != nil || m != 100 || string(p[:m]) != big[len(big)-100:] {
 		t.Errorf("at the end: %d, %v, %v", m, ok, err)
 	}
@@ -319,7 +327,7 @@ func TestTryReadAt(t *testing.T) {
 			t.Fatal(ok, err)
 		}
 	})
-	if allocs != 0 {
+	if allocs != 0 && !raceEnabled {
 		t.Errorf("%v allocations for a read across two cached chunks", allocs)
 	}
 }
