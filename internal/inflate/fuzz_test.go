@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"compress/flate"
 	"compress/gzip"
+	"errors"
 	"io"
 	"testing"
 
@@ -25,6 +26,11 @@ func FuzzInflate(f *testing.F) {
 		k, wantErr := io.ReadFull(flate.NewReader(bytes.NewReader(src)), want)
 		got := make([]byte, n)
 		err := inflate.Deflate(got, src)
+		if err == nil && errors.Is(wantErr, io.ErrUnexpectedEOF) {
+			// compress/flate wants some bits more than the last symbol has.
+			padded := append(bytes.Clone(src), make([]byte, 8)...)
+			k, wantErr = io.ReadFull(flate.NewReader(bytes.NewReader(padded)), want)
+		}
 		if (err == nil) != (wantErr == nil) {
 			t.Fatalf("first %d bytes: %v, compress/flate got %d bytes: %v", n, err, k, wantErr)
 		}
