@@ -153,7 +153,8 @@ func (l *Layer) find(i uint32, d estargz.Digest) bool {
 // store puts a verified chunk away. A store that cannot take it costs a fetch
 // later, never an error to the reader, who has the bytes.
 func (l *Layer) store(s *Scheduler, number uint32, d estargz.Digest, data []byte) {
-	loc, err := s.store.Put(s.ctx, chunkstore.Digest(d), data)
+	// What was served is kept, even if everything stops just now.
+	loc, err := s.store.Put(context.WithoutCancel(s.ctx), chunkstore.Digest(d), data)
 	if err != nil {
 		s.stats.notStored.Add(1)
 		s.opts.Logger.Debug("chunk not cached", zap.String("layer", l.name), zap.Error(err))
