@@ -94,7 +94,7 @@ func New(ctx context.Context, opts Options) (*Keeper, error) {
 	}
 	k.ctx, k.cancel = context.WithCancel(ctx)
 	if opts.StateFile != "" {
-		if err := k.restore(); err != nil {
+		if err := k.restore(k.ctx); err != nil {
 			k.cancel()
 			return nil, err
 		}

@@ -1,6 +1,7 @@
 package keeper_test
 
 import (
+	"errors"
 	"net"
 	"os"
 	"path/filepath"
@@ -34,7 +35,9 @@ func startKeeper(t testing.TB, opts keeper.Options) *keeper.Client {
 		must(t, k.UnmountAll(ctx))
 		must(t, k.Close(ctx))
 		must(t, ln.Close())
-		<-served
+		if err := <-served; err != nil && !errors.Is(err, net.ErrClosed) {
+			t.Error(err)
+		}
 	})
 	return c
 }

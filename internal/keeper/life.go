@@ -12,7 +12,7 @@ import (
 )
 
 // restore takes up the mounts of an earlier keeper.
-func (k *Keeper) restore() error {
+func (k *Keeper) restore(ctx context.Context) error {
 	reqs, err := loadState(k.opts.StateFile)
 	if err != nil {
 		return err
@@ -21,7 +21,7 @@ func (k *Keeper) restore() error {
 		if err := clearDead(req.Target); err != nil {
 			k.log.Warn("dead mount stays", zap.String("target", req.Target), zap.Error(err))
 		}
-		ctx, cancel := context.WithCancel(k.ctx)
+		ctx, cancel := context.WithCancel(ctx)
 		e := &entry{req: req, ready: make(chan struct{}), since: time.Now(), cancel: cancel}
 		k.mu.Lock()
 		k.entries[req.Target] = e

@@ -3,6 +3,7 @@ package mount
 import (
 	"context"
 	"errors"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -29,6 +30,7 @@ type front struct {
 	noOpen, noOpendir bool // set before the first request
 	requests          [opKinds]atomic.Uint64
 	interrupted       atomic.Uint64
+	listings          sync.Pool // of *[]byte, maxListing long
 }
 
 // The operations that are counted.
@@ -43,10 +45,17 @@ const (
 	opKinds
 )
 
-var opNames = [opKinds]string{"lookup", "getattr", "read", "readdir", "readlink", "xattr", "other"}
+func opName(op int) string {
+	return [opKinds]string{"lookup", "getattr", "read", "readdir", "readlink", "xattr", "other"}[op]
+}
 
 func newFront(t *tree, gone func() bool) *front {
-	return &front{RawFileSystem: fuse.NewDefaultRawFileSystem(), t: t, gone: gone}
+	f := &front{RawFileSystem: fuse.NewDefaultRawFileSystem(), t: t, gone: gone}
+	f.listings.New = func() any {
+		b := make([]byte, maxListing)
+		return &b
+	}
+	return f
 }
 
 // String is the file system's name in messages.
@@ -67,7 +76,7 @@ func (f *front) run(op int, cancel <-chan struct{}, h *fuse.InHeader, fn func(co
 		return fuse.Status(syscall.ESTALE)
 	}
 	err := patiently(cancel, h.Pid, f.gone, func(ctx context.Context) error { return fn(ctx, n) })
-	if err == syscall.EINTR {
+	if errors.Is(err, syscall.EINTR) {
 		f.interrupted.Add(1)
 	}
 	return status(err)
@@ -89,10 +98,11 @@ func status(err error) fuse.Status {
 	return fuse.EIO
 }
 
+// Lookup finds a name. That it is absent is an answer to keep, too.
 func (f *front) Lookup(cancel <-chan struct{}, h *fuse.InHeader, name string, out *fuse.EntryOut) fuse.Status {
 	return f.run(opLookup, cancel, h, func(ctx context.Context, dir *node) error {
 		n, a, err := f.t.lookup(ctx, dir, name)
-		if err == syscall.ENOENT {
+		if errors.Is(err, syscall.ENOENT) {
 			out.SetEntryTimeout(forever) // node 0: there is no such name
 			return nil
 		}
@@ -120,8 +130,11 @@ func fillAttr(out *fuse.Attr, a *p9client.Attr) {
 	out.Uid, out.Gid = a.UID, a.GID
 }
 
+// Forget takes back count references of the kernel to a node.
 func (f *front) Forget(id, count uint64) { f.t.forget(id, count) }
 
+// GetAttr is asked for the root, and for nodes whose attributes the kernel
+// dropped.
 func (f *front) GetAttr(cancel <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOut) fuse.Status {
 	return f.run(opGetattr, cancel, &in.InHeader, func(ctx context.Context, n *node) error {
 		a, err := f.t.getattr(ctx, n)
@@ -133,6 +146,7 @@ func (f *front) GetAttr(cancel <-chan struct{}, in *fuse.GetAttrIn, out *fuse.At
 	})
 }
 
+// Readlink is asked once per link; the kernel keeps targets as pages.
 func (f *front) Readlink(cancel <-chan struct{}, h *fuse.InHeader) (target []byte, st fuse.Status) {
 	st = f.run(opReadlink, cancel, h, func(ctx context.Context, n *node) error {
 		s, err := f.t.readlink(ctx, n)
@@ -142,6 +156,7 @@ func (f *front) Readlink(cancel <-chan struct{}, h *fuse.InHeader) (target []byt
 	return target, st
 }
 
+// Open refuses to be asked, where the kernel can do without.
 func (f *front) Open(_ <-chan struct{}, _ *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
 	if f.noOpen {
 		return fuse.ENOSYS
@@ -150,6 +165,7 @@ func (f *front) Open(_ <-chan struct{}, _ *fuse.OpenIn, out *fuse.OpenOut) fuse.
 	return fuse.OK
 }
 
+// OpenDir is as Open.
 func (f *front) OpenDir(_ <-chan struct{}, _ *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
 	if f.noOpendir {
 		return fuse.ENOSYS
@@ -161,6 +177,7 @@ func (f *front) OpenDir(_ <-chan struct{}, _ *fuse.OpenIn, out *fuse.OpenOut) fu
 // Flush is called at close until it has been refused once.
 func (*front) Flush(<-chan struct{}, *fuse.FlushIn) fuse.Status { return fuse.ENOSYS }
 
+// Read fills buf, but for the end of the file.
 func (f *front) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
 	got := 0
 	st := f.run(opRead, cancel, &in.InHeader, func(ctx context.Context, n *node) (err error) {
@@ -173,6 +190,7 @@ func (f *front) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.
 	return fuse.ReadResultData(buf[:got]), fuse.OK
 }
 
+// GetXAttr gives an attribute or, for an empty dest, its size.
 func (f *front) GetXAttr(cancel <-chan struct{}, h *fuse.InHeader, name string, dest []byte) (size uint32, st fuse.Status) {
 	st = f.run(opXattr, cancel, h, func(ctx context.Context, n *node) error {
 		m, err := f.t.xattr(ctx, n, name, dest)
@@ -182,6 +200,7 @@ func (f *front) GetXAttr(cancel <-chan struct{}, h *fuse.InHeader, name string, 
 	return size, st
 }
 
+// ListXAttr gives the names of the attributes or, for an empty dest, their size.
 func (f *front) ListXAttr(cancel <-chan struct{}, h *fuse.InHeader, dest []byte) (size uint32, st fuse.Status) {
 	st = f.run(opXattr, cancel, h, func(ctx context.Context, n *node) error {
 		m, err := f.t.listXattr(ctx, n, dest)
@@ -191,6 +210,7 @@ func (f *front) ListXAttr(cancel <-chan struct{}, h *fuse.InHeader, dest []byte)
 	return size, st
 }
 
+// StatFs does not wait for a server that is away, if it can remember.
 func (f *front) StatFs(cancel <-chan struct{}, h *fuse.InHeader, out *fuse.StatfsOut) fuse.Status {
 	return f.run(opOther, cancel, h, func(ctx context.Context, _ *node) error {
 		s, err := f.t.statFS(ctx)

@@ -2,7 +2,6 @@ package mount
 
 import (
 	"context"
-	"sync"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 
@@ -27,16 +26,11 @@ func direntSize(name string, plus bool) int {
 // maxListing is the most that is read of a directory in one message, bytes.
 const maxListing = 64 << 10
 
-var listingPool = sync.Pool{New: func() any {
-	b := make([]byte, maxListing)
-	return &b
-}}
-
 // list reads the entries that follow the cookie off, as many as fit size bytes
 // of reply.
 func (f *front) list(ctx context.Context, n *node, off uint64, size int, plus bool) ([]p9client.Dirent, error) {
-	buf := listingPool.Get().(*[]byte)
-	defer listingPool.Put(buf)
+	buf := f.listings.Get().(*[]byte)
+	defer f.listings.Put(buf)
 	want := size
 	if plus {
 		want = size / 2 // even long names take over twice as much with attributes

@@ -183,7 +183,7 @@ func (m *fuseMount) status(st *Status) {
 	st.Interrupted = m.f.interrupted.Load()
 	st.Kernel = make(map[string]uint64, opKinds)
 	for i := range m.f.requests {
-		st.Kernel[opNames[i]] = m.f.requests[i].Load()
+		st.Kernel[opName(i)] = m.f.requests[i].Load()
 	}
 }
 

@@ -16,9 +16,16 @@ import (
 // that making one for every request allocates nothing.
 type chanContext struct{ done <-chan struct{} }
 
+// Deadline: there is none.
 func (c chanContext) Deadline() (time.Time, bool) { return time.Time{}, false }
-func (c chanContext) Done() <-chan struct{}       { return c.done }
-func (c chanContext) Value(any) any               { return nil }
+
+// Done is the channel.
+func (c chanContext) Done() <-chan struct{} { return c.done }
+
+// Value: there are none.
+func (c chanContext) Value(any) any { return nil }
+
+// Err is Canceled once the channel is closed.
 func (c chanContext) Err() error {
 	select {
 	case <-c.done:
@@ -48,7 +55,6 @@ func patiently(interrupt <-chan struct{}, tid uint32, gone func() bool, op func(
 	if gone() || dying(tid) {
 		return unix.EINTR
 	}
-	//nolint:contextcheck // the request's own context has just ended
 	watched, cancel := context.WithCancel(chanContext{})
 	done := make(chan struct{})
 	go func() {
@@ -86,11 +92,9 @@ type sigset uint64
 
 func (s sigset) has(sig unix.Signal) bool { return s&(1<<(uint(sig)-1)) != 0 }
 
-// harmless are signals whose default action does not end a process.
-var harmless = [...]unix.Signal{
-	unix.SIGCHLD, unix.SIGURG, unix.SIGWINCH, unix.SIGCONT,
-	unix.SIGSTOP, unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU,
-}
+// harmless are the signals whose default action does not end a process.
+const harmless sigset = 1<<(unix.SIGCHLD-1) | 1<<(unix.SIGURG-1) | 1<<(unix.SIGWINCH-1) | 1<<(unix.SIGCONT-1) |
+	1<<(unix.SIGSTOP-1) | 1<<(unix.SIGTSTP-1) | 1<<(unix.SIGTTIN-1) | 1<<(unix.SIGTTOU-1)
 
 // dying tells whether a pending signal is going to end the task. A task that
 // cannot be seen (it lives in another PID namespace) counts as dying: its
@@ -135,9 +139,6 @@ func fatalPending(status []byte) bool {
 	if pending.has(unix.SIGKILL) {
 		return true
 	}
-	fatal := pending &^ (blocked | ignored | caught)
-	for _, sig := range harmless {
-		fatal &^= 1 << (uint(sig) - 1)
-	}
+	fatal := pending &^ (blocked | ignored | caught | harmless)
 	return fatal != 0
 }

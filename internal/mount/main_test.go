@@ -123,6 +123,9 @@ func mountTree(t testing.TB, cfg p9fake.Config, opts mount.Options) *fixture {
 	if opts.Session.Aname == "" {
 		opts.Session.Aname = "image/test"
 	}
+	if opts.Session.Patience == 0 {
+		opts.Session.Patience = 5 * time.Minute // fail rather than hang in the kernel
+	}
 	opts.Mode = mount.FUSE
 	m, err := mount.New(testCtx(t), f.dir, opts)
 	must(t, err)

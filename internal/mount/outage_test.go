@@ -23,13 +23,12 @@ import (
 	"github.com/nineply/nineply/internal/p9client/p9fake"
 )
 
-// evict makes the kernel drop what it cached of the mount, so that reads reach
-// the server.
-func evict(t testing.TB) {
+// evict makes the kernel drop what it cached of the mount on dir and nobody
+// uses, so that the next look goes to the server: that is what it does when it
+// remounts.
+func evict(t testing.TB, dir string) {
 	t.Helper()
-	if err := os.WriteFile("/proc/sys/vm/drop_caches", []byte("3"), 0); err != nil {
-		t.Skip(err)
-	}
+	must(t, unix.Mount("", dir, "", unix.MS_REMOUNT|unix.MS_RDONLY, ""))
 }
 
 // readDirect reads a whole file and tells the kernel to forget its pages.
@@ -56,9 +55,41 @@ func TestServerKilledUnderReaders(t *testing.T) {
 	want, err := readDirect(filepath.Join(f.src, "big"))
 	must(t, err)
 	wantTree := snapshot(t, f.src)
+	endReaders := workers(t, 2, func() error {
+		got, err := readDirect(filepath.Join(f.dir, "big"))
+		if err == nil && got != want {
+			err = errors.New("wrong bytes")
+		}
+		return err
+	})
+	var walks atomic.Int64
+	endWalk := workers(t, 1, func() error {
+		defer walks.Add(1)
+		evict(t, f.dir)
+		return compareFiles(f.dir, wantTree)
+	})
+	for range 40 {
+		before := f.srv.Requests.Load()
+		waitFor(t, func() bool { return f.srv.Requests.Load() > before+int64(rand.N(60)) })
+		f.srv.Stop()
+		must(t, f.srv.Start())
+	}
+	done := walks.Load()
+	waitFor(t, func() bool { return t.Failed() || walks.Load() > done+1 })
+	endReaders()
+	endWalk()
+	st := f.Status()
+	if st.Reconnects < 20 || st.Stale != 0 {
+		t.Errorf("%d reconnects, %d stale", st.Reconnects, st.Stale)
+	}
+}
+
+// workers runs fn over and over in n goroutines until it fails or the function
+// returned is called.
+func workers(t testing.TB, n int, fn func() error) (end func()) {
 	stop := make(chan struct{})
 	var wg sync.WaitGroup
-	worker := func(fn func() error) {
+	for range n {
 		wg.Add(1)
 		go func() {
 			defer wg.Done()
@@ -75,45 +106,28 @@ func TestServerKilledUnderReaders(t *testing.T) {
 			}
 		}()
 	}
-	for range 2 {
-		worker(func() error {
-			got, err := readDirect(filepath.Join(f.dir, "big"))
-			if err == nil && got != want {
-				err = errors.New("wrong bytes")
-			}
-			return err
-		})
+	return func() {
+		close(stop)
+		wg.Wait()
 	}
-	var walks atomic.Int64
-	worker(func() error {
-		defer walks.Add(1)
-		evict(t)
-		return filepath.WalkDir(f.dir, func(path string, d fs.DirEntry, err error) error {
-			if err != nil || !d.Type().IsRegular() {
-				return err
-			}
-			rel, _ := filepath.Rel(f.dir, path)
-			b, err := os.ReadFile(path)
-			if err == nil && string(b) != wantTree[rel].Content {
-				err = errors.New("wrong content of " + rel)
-			}
+}
+
+// compareFiles reads all regular files below dir.
+func compareFiles(dir string, want map[string]seen) error {
+	return filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
 			return err
-		})
+		}
+		rel, err := filepath.Rel(dir, path)
+		if err != nil {
+			return err
+		}
+		b, err := os.ReadFile(path)
+		if err == nil && string(b) != want[rel].Content {
+			err = errors.New("wrong content of " + rel)
+		}
+		return err
 	})
-	for range 40 {
-		before := f.srv.Requests.Load()
-		waitFor(t, func() bool { return f.srv.Requests.Load() > before+int64(rand.N(60)) })
-		f.srv.Stop()
-		must(t, f.srv.Start())
-	}
-	done := walks.Load()
-	waitFor(t, func() bool { return t.Failed() || walks.Load() > done+1 })
-	close(stop)
-	wg.Wait()
-	st := f.Status()
-	if st.Reconnects < 20 || st.Stale != 0 {
-		t.Errorf("%d reconnects, %d stale", st.Reconnects, st.Stale)
-	}
 }
 
 func waitFor(t testing.TB, ok func() bool) {

@@ -31,7 +31,6 @@ type relay struct {
 	opts   SessionOptions
 	log    *zap.Logger
 	client net.Conn
-	cancel context.CancelFunc
 
 	mu      sync.Mutex
 	fids    fidTable

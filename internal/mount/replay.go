@@ -357,7 +357,7 @@ func (p *replay) check(f frame) error {
 	for n := b.u16(); n > 0; n-- {
 		q = b.qid()
 	}
-	if q.Path != w.want.qid.Path || q.Type != w.want.qid.Type {
+	if q != w.want.qid {
 		p.stale[w.fid] = true
 	}
 	return nil

@@ -109,7 +109,7 @@ func (s *session) firstLink(ctx context.Context) (*link, error) {
 		switch {
 		case err == nil:
 			return l, nil
-		case errors.As(err, &refused) && !isDialError(err), errors.Is(err, p9client.ErrNoRedial),
+		case errors.As(err, &refused) && !isDialError(err) && !errors.Is(err, p9client.ErrLost), errors.Is(err, p9client.ErrNoRedial),
 			errors.Is(err, p9client.ErrVersion), !time.Now().Add(pause).Before(deadline):
 			return nil, err
 		}
@@ -209,7 +209,7 @@ func (s *session) reconnect(old *link) *link {
 	for pause := firstPause; ; pause = nextPause(pause) {
 		l, err := s.connect(s.ctx)
 		if err == nil {
-			if q := l.root.QID(); q.Path == s.rootID.Path && q.Type == s.rootID.Type {
+			if q := l.root.QID(); q == s.rootID {
 				l.epoch = old.epoch + 1
 				return l
 			}
@@ -250,8 +250,11 @@ func (s *session) link(ctx context.Context, not *link) (*link, error) {
 		s.mu.Lock()
 		l, change, since := s.cur, s.change, s.since
 		s.mu.Unlock()
-		if l != nil && l != not {
-			return l, nil
+		if l != nil {
+			if l != not {
+				return l, nil
+			}
+			since = time.Now() // lost, and nobody else has noticed yet
 		}
 		if err := s.await(ctx, change, since); err != nil {
 			return nil, err
@@ -293,7 +296,7 @@ func (s *session) do(ctx context.Context, op func(l *link) error) error {
 			return nil
 		case errors.Is(err, p9client.ErrLost):
 			lost = l
-		case err == syscall.EINTR || err == syscall.ECANCELED:
+		case errors.Is(err, syscall.EINTR), errors.Is(err, syscall.ECANCELED):
 			// Nobody here gave the request up: the server is going down.
 			if !sleep(ctx, busyPause) {
 				return ctx.Err()

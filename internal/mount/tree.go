@@ -64,7 +64,7 @@ func (n *node) fullPath() string {
 // known turns a node that cannot be found any more into errStale: in an
 // immutable tree what was there is there.
 func (t *tree) known(n *node, err error) error {
-	if err == syscall.ENOENT || err == syscall.ENOTDIR {
+	if errors.Is(err, syscall.ENOENT) || errors.Is(err, syscall.ENOTDIR) {
 		return t.same(n, p9client.QID{})
 	}
 	return err

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"sync"
@@ -32,17 +33,21 @@ type call struct {
 	err   error
 	fid   uint32 // the fid this request makes, noFid for none
 	done  chan struct{}
+	pool  *sync.Pool
 }
 
 // maxKeep is the largest body buffer a pooled call keeps.
 const maxKeep = 4096
 
-var callPool = sync.Pool{New: func() any {
-	return &call{done: make(chan struct{}, 1)}
-}}
+// newPool makes the pool that the calls of one client come from.
+func newPool() *sync.Pool {
+	p := new(sync.Pool)
+	p.New = func() any { return &call{pool: p, done: make(chan struct{}, 1)} }
+	return p
+}
 
-func newCall(typ uint8) *call {
-	k := callPool.Get().(*call)
+func (c *Client) newCall(typ uint8) *call {
+	k := c.pool.Get().(*call)
 	k.state.Store(stateWaiting)
 	k.typ, k.fid = typ, noFid
 	k.req = begin(k.req)
@@ -56,7 +61,7 @@ func (k *call) recycle() {
 	}
 	k.dst, k.data, k.n, k.err = nil, false, 0, nil
 	k.body = k.body[:0]
-	callPool.Put(k)
+	k.pool.Put(k)
 }
 
 func (k *call) finish(err error) {
@@ -261,19 +266,25 @@ func (c *Client) dispatch(h *header) error {
 		_, err := c.br.Discard(int(h.size - headerSize))
 		return err
 	}
-	err := c.receive(h, k)
-	if err == nil || isErrno(err) {
-		c.releaseTag(h.tag)
-		k.finish(err)
-		return nil
+	answer, err := c.receive(h, k)
+	if err != nil {
+		k.finish(fmt.Errorf("%w: %w", ErrLost, err))
+		return err
 	}
-	k.finish(fmt.Errorf("%w: %w", ErrLost, err))
-	return err
+	c.releaseTag(h.tag)
+	if answer != 0 {
+		k.finish(answer)
+	} else {
+		k.finish(nil)
+	}
+	return nil
 }
 
+// isErrno tells the server's answers from the ends of connections, which may
+// have an errno of this side in them.
 func isErrno(err error) bool {
-	_, ok := err.(syscall.Errno)
-	return ok
+	var e syscall.Errno
+	return errors.As(err, &e) && !errors.Is(err, ErrLost)
 }
 
 // releaseTag makes the tag of an answered call available.
@@ -286,28 +297,28 @@ func (c *Client) releaseTag(tag uint16) {
 	c.tags <- tag
 }
 
-// receive reads the body of the reply to k. An errno is the server's answer,
-// any other error ends the client.
-func (c *Client) receive(h *header, k *call) error {
+// receive reads the body of the reply to k. answer is the server's errno; an
+// error ends the client.
+func (c *Client) receive(h *header, k *call) (answer syscall.Errno, err error) {
 	size := int(h.size - headerSize)
 	if h.typ == rlerror {
 		return c.receiveError(size)
 	}
 	if h.typ != k.typ+1 {
-		return fmt.Errorf("%w: message %d in reply to %d", ErrProtocol, h.typ, k.typ)
+		return 0, fmt.Errorf("%w: message %d in reply to %d", ErrProtocol, h.typ, k.typ)
 	}
 	if k.data {
-		return c.receiveData(size, k)
+		return 0, c.receiveData(size, k)
 	}
 	if size > maxBody(k.typ) {
-		return fmt.Errorf("%w: reply to message %d has %d bytes", ErrProtocol, k.typ, size)
+		return 0, fmt.Errorf("%w: reply to message %d has %d bytes", ErrProtocol, k.typ, size)
 	}
 	if cap(k.body) < size {
 		k.body = make([]byte, size)
 	}
 	k.body = k.body[:size]
-	_, err := io.ReadFull(c.br, k.body)
-	return err
+	_, err = io.ReadFull(c.br, k.body)
+	return 0, err
 }
 
 // maxBody is the longest reply body the protocol knows for a request, but for
@@ -322,19 +333,19 @@ func maxBody(typ uint8) int {
 	return 256
 }
 
-func (c *Client) receiveError(size int) error {
+func (c *Client) receiveError(size int) (syscall.Errno, error) {
 	var b [4]byte
 	if size != len(b) {
-		return fmt.Errorf("%w: error reply with %d bytes", ErrProtocol, size)
+		return 0, fmt.Errorf("%w: error reply with %d bytes", ErrProtocol, size)
 	}
 	if _, err := io.ReadFull(c.br, b[:]); err != nil {
-		return err
+		return 0, err
 	}
 	e := binary.LittleEndian.Uint32(b[:])
 	if e == 0 || e > maxErrno {
-		return syscall.EIO
+		return syscall.EIO, nil
 	}
-	return syscall.Errno(e)
+	return syscall.Errno(e), nil
 }
 
 func (c *Client) receiveData(size int, k *call) error {

@@ -68,6 +68,7 @@ type Client struct {
 	opts  Options
 	msize uint32
 
+	pool *sync.Pool  // of *call
 	tags chan uint16 // free tags of requests: 0 .. MaxInflight-1
 
 	mu    sync.Mutex
@@ -117,6 +118,7 @@ func New(ctx context.Context, conn net.Conn, opts Options) (*Client, error) {
 	opts.normalise()
 	c := &Client{
 		conn:  conn,
+		pool:  newPool(),
 		br:    bufio.NewReaderSize(conn, readBuffer),
 		opts:  opts,
 		tags:  make(chan uint16, opts.MaxInflight),

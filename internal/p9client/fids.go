@@ -69,7 +69,7 @@ func (c *Client) janitor() {
 // server never knew the fid or forgot it: the number is free either way.
 func (c *Client) clunkAll(fids []uint32, calls []*call) bool {
 	for _, fid := range fids {
-		k := newCall(tclunk)
+		k := c.newCall(tclunk)
 		k.req = put32(k.req, fid)
 		if c.post(nil, k) != nil {
 			return false

@@ -71,7 +71,7 @@ func (c *Client) Attach(ctx context.Context, aname string) (*File, error) {
 		return nil, syscall.ENAMETOOLONG
 	}
 	f := &File{c: c, fid: c.newFid()}
-	k := newCall(tattach)
+	k := c.newCall(tattach)
 	k.fid = f.fid
 	k.req = put32(put32(k.req, f.fid), noFid)
 	k.req = putString(putString(k.req, ""), aname)
@@ -120,7 +120,7 @@ func (f *File) Walk(ctx context.Context, names ...string) (*File, error) {
 // Stat returns the attributes.
 func (f *File) Stat(ctx context.Context) (Attr, error) {
 	var a Attr
-	k := newCall(tgetattr)
+	k := f.c.newCall(tgetattr)
 	k.req = put64(put32(k.req, f.fid), attrMask)
 	err := f.c.call(ctx, k, func(b []byte) error { return parseAttr(b, &a) })
 	return a, err
@@ -134,6 +134,17 @@ func (f *File) WalkStat(ctx context.Context, names ...string) (*File, Attr, erro
 	p.stat(to, &a)
 	err := p.run(ctx)
 	return to.orNil(err), a, err
+}
+
+// WalkStatBare is WalkStat that also finds out, in the same exchange, whether
+// the node has no extended attributes: bare is true if that is sure.
+func (f *File) WalkStatBare(ctx context.Context, names ...string) (to *File, a Attr, bare bool, err error) {
+	p := pipeline{c: f.c}
+	to = p.walk(ctx, f, names)
+	p.stat(to, &a)
+	p.bare(to, &bare)
+	err = p.run(ctx)
+	return to.orNil(err), a, bare, err
 }
 
 // Open prepares f for reading (ReadAt, or ReadDir of a directory). f cannot be
@@ -198,7 +209,7 @@ func (f *File) ReadAt(ctx context.Context, b []byte, off int64) (int, error) {
 // bytes. They are appended to ents. No new entries mean the end.
 func (f *File) ReadDir(ctx context.Context, offset uint64, buf []byte, ents []Dirent) ([]Dirent, error) {
 	buf = buf[:min(len(buf), int(f.c.msize-ioHeader))]
-	k := newCall(treaddir)
+	k := f.c.newCall(treaddir)
 	k.data, k.dst = true, buf
 	k.req = put32(put64(put32(k.req, f.fid), offset), uint32(len(buf)))
 	if err := f.c.post(ctx.Done(), k); err != nil {
@@ -221,7 +232,7 @@ func (f *File) ReadDir(ctx context.Context, offset uint64, buf []byte, ents []Di
 // Readlink returns the target of a symbolic link.
 func (f *File) Readlink(ctx context.Context) (string, error) {
 	var s string
-	k := newCall(treadlink)
+	k := f.c.newCall(treadlink)
 	k.req = put32(k.req, f.fid)
 	err := f.c.call(ctx, k, func(b []byte) (err error) {
 		s, err = parseString(b)
@@ -233,7 +244,7 @@ func (f *File) Readlink(ctx context.Context) (string, error) {
 // Statfs describes the file system.
 func (f *File) Statfs(ctx context.Context) (Statfs, error) {
 	var s Statfs
-	k := newCall(tstatfs)
+	k := f.c.newCall(tstatfs)
 	k.req = put32(k.req, f.fid)
 	err := f.c.call(ctx, k, func(b []byte) (err error) {
 		s, err = parseStatfs(b)

@@ -49,7 +49,7 @@ func FuzzServer(f *testing.F) {
 		all = append(all, r...)
 		f.Add(all)
 	}
-	f.Fuzz(func(t *testing.T, stream []byte) {
+	f.Fuzz(func(_ *testing.T, stream []byte) {
 		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 		defer cancel()
 		ours, theirs := net.Pipe()

@@ -2,6 +2,7 @@ package p9client
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"syscall"
 )
@@ -26,6 +27,7 @@ type step struct {
 	f     *File    // the file made, asked about, opened or read
 	names []string // walk
 	attr  *Attr    // getattr
+	bare  *bool    // xattrwalk: set if there are no attributes
 	dst   []byte   // read
 	off   int64
 	n     *int // read: contiguous bytes so far; -n-1 once a read fell short
@@ -74,6 +76,10 @@ func (p *pipeline) drop() {
 
 func (p *pipeline) stat(f *File, a *Attr) { p.add(step{typ: tgetattr, f: f, attr: a}) }
 
+// bare asks whether f has no extended attributes. It is a question on the
+// side: its failure is not the pipeline's.
+func (p *pipeline) bare(f *File, bare *bool) { p.add(step{typ: txattrwalk, f: f, bare: bare}) }
+
 func (p *pipeline) open(f *File) { p.add(step{typ: tlopen, f: f}) }
 
 // read adds as many Treads as b needs.
@@ -97,7 +103,7 @@ func (p *pipeline) read(f *File, b []byte, off int64, n *int) {
 
 // build makes the step's request.
 func (s *step) build() {
-	k := newCall(s.typ)
+	k := s.f.c.newCall(s.typ)
 	switch s.typ {
 	case twalk:
 		k.fid = s.f.fid
@@ -109,6 +115,9 @@ func (s *step) build() {
 		k.req = put64(put32(k.req, s.f.fid), attrMask)
 	case tlopen:
 		k.req = put32(put32(k.req, s.f.fid), 0) // O_RDONLY
+	case txattrwalk:
+		k.fid = s.f.c.newFid()
+		k.req = putString(put32(put32(k.req, s.f.fid), k.fid), "")
 	case tread:
 		k.data, k.dst = true, s.dst
 		k.req = put32(put64(put32(k.req, s.f.fid), uint64(s.off)), uint32(len(s.dst)))
@@ -142,6 +151,10 @@ func (s *step) parse() error {
 			return fmt.Errorf("node %#x opened as %#x", s.f.qid.Path, q.Path)
 		}
 		s.f.iounit = iounit
+	case txattrwalk:
+		size, err := parseSize(s.k.body)
+		*s.bare = size == 0
+		return err
 	case tread:
 		s.gotData()
 	}
@@ -184,11 +197,15 @@ func (p *pipeline) collect(ctx context.Context, sent int) error {
 	for i := range p.steps {
 		s := &p.steps[i]
 		if i >= sent {
-			s.k.recycle()
+			s.unsent()
 			continue
 		}
 		err := p.reply(ctx, s)
-		if i == 0 {
+		if s.typ == txattrwalk {
+			if isErrno(err) {
+				continue
+			}
+		} else if i == 0 {
 			first = err
 		} else if p.err == nil && isRace(err) {
 			err = p.again(ctx, s)
@@ -250,13 +267,38 @@ func (p *pipeline) reply(ctx context.Context, s *step) error {
 			err = p.c.violation(s.typ, err)
 		}
 	}
+	if s.typ == txattrwalk {
+		s.endXattr(err)
+	}
 	s.k.recycle()
 	return err
 }
 
+// endXattr gives the fid of the question on the side back.
+func (s *step) endXattr(err error) {
+	switch {
+	case err == nil:
+		s.f.c.clunkLater(s.k.fid)
+	case isErrno(err):
+		s.f.c.freeFid(s.k.fid)
+		// There can be none where there is no such thing.
+		*s.bare = errors.Is(err, syscall.EOPNOTSUPP) || errors.Is(err, syscall.ENODATA)
+	}
+}
+
+// unsent ends a step that was built but not posted.
+func (s *step) unsent() {
+	if s.typ == txattrwalk {
+		s.f.c.freeFid(s.k.fid)
+	}
+	s.k.recycle()
+}
+
 // isRace tells the answers of a server that took a request before the one it
 // depends on: the fid is not there yet, or not open yet.
-func isRace(err error) bool { return err == syscall.EBADF || err == syscall.EINVAL }
+func isRace(err error) bool {
+	return errors.Is(err, syscall.EBADF) || errors.Is(err, syscall.EINVAL)
+}
 
 // again sends a step once more, now that those before it are done.
 func (p *pipeline) again(ctx context.Context, s *step) error {

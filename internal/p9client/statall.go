@@ -2,12 +2,12 @@ package p9client
 
 import (
 	"context"
-	"syscall"
 )
 
 // StatResult is one answer of [File.StatAll].
 type StatResult struct {
 	Attr Attr
+	Bare bool  // there are surely no extended attributes
 	Err  error // nil or an errno
 }
 
@@ -18,7 +18,7 @@ const statBatch = 64
 // appended to out, asking for many at once. An errno concerns one name; the
 // error is of the whole.
 func (f *File) StatAll(ctx context.Context, names []string, out []StatResult) ([]StatResult, error) {
-	batch := max(1, min(statBatch, f.c.opts.MaxInflight/2))
+	batch := max(1, min(statBatch, f.c.opts.MaxInflight/3))
 	for len(names) > 0 {
 		part := names[:min(len(names), batch)]
 		names = names[len(part):]
@@ -30,7 +30,7 @@ func (f *File) StatAll(ctx context.Context, names []string, out []StatResult) ([
 	return out, nil
 }
 
-// statBatch sends a walk and a getattr for each name, then collects. All of
+// statBatch sends what there is to ask for each name, then collects. All of
 // them are collected, whatever happens, so that no fid is lost.
 func (f *File) statBatch(ctx context.Context, names []string, out []StatResult) ([]StatResult, error) {
 	at := len(out)
@@ -43,6 +43,7 @@ func (f *File) statBatch(ctx context.Context, names []string, out []StatResult) 
 		p.c = f.c
 		files[i] = p.walk(ctx, f, names[i:i+1])
 		p.stat(files[i], &out[at+i].Attr)
+		p.bare(files[i], &out[at+i].Bare)
 		if p.err == nil {
 			sent[i] = p.post(ctx)
 		}
@@ -54,7 +55,7 @@ func (f *File) statBatch(ctx context.Context, names []string, out []StatResult) 
 		if err == nil {
 			err = files[i].Close()
 		}
-		if _, ok := err.(syscall.Errno); !ok && err != nil && fatal == nil {
+		if err != nil && !isErrno(err) && fatal == nil {
 			fatal = err
 		}
 		out[at+i].Err = err

@@ -26,8 +26,6 @@ const (
 
 const (
 	headerSize = 7
-	// dataHeader is the part of Rread and Rreaddir before the payload.
-	dataHeader = headerSize + 4
 	// ioHeader is what 9P reserves of the message size around a payload.
 	ioHeader = 24
 	qidSize  = 13

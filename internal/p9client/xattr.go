@@ -38,7 +38,7 @@ func (f *File) Xattrs(ctx context.Context) ([]string, error) {
 func (f *File) xattr(ctx context.Context, name string) ([]byte, error) {
 	c := f.c
 	x := &File{c: c, fid: c.newFid()}
-	k := newCall(txattrwalk)
+	k := f.c.newCall(txattrwalk)
 	k.fid = x.fid
 	k.req = putString(put32(put32(k.req, f.fid), x.fid), name)
 	var size uint64
