@@ -94,7 +94,7 @@ func (l *chunkList) add(e *estargz.Entry) error {
 // starts another one.
 func (l *chunkList) place(c *chunk, inner int64) error {
 	end := l.info.dataEnd()
-	if c.member < 0 || end > 0 && c.member >= end {
+	if c.member < 0 || c.member > maxMember || end > 0 && c.member >= end {
 		return refuse(l.name, ErrChunks, "at %d of a blob whose data ends at %d", c.member, end)
 	}
 	if overflows(len(l.all), 1) {
@@ -102,8 +102,8 @@ func (l *chunkList) place(c *chunk, inner int64) error {
 	}
 	last := l.last()
 	if l.info.Format == FormatStream {
-		if last != nil && c.member-last.member < int64(last.size) || c.member > math.MaxInt64-int64(c.size) {
-			return refuse(l.name, ErrChunks, "at %d, inside the chunk before it or out of range", c.member)
+		if last != nil && c.member-last.member < int64(last.size) {
+			return refuse(l.name, ErrChunks, "at %d, inside the chunk before it", c.member)
 		}
 		return nil
 	}

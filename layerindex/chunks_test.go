@@ -179,8 +179,11 @@ func TestStreamLayer(t *testing.T) {
 		}
 	}
 	info.DataEnd = 0
-	if _, err := buildErr(t, info, layer(first("a", 5, math.MaxInt64-2, 0, 0)).entries); !errors.Is(err, layerindex.ErrChunks) {
-		t.Errorf("offset out of range: got %v", err)
+	const most = 1<<63 - 1<<32
+	for off, ok := range map[int64]bool{most: true, most + 1: false, math.MaxInt64 - 2: false} {
+		if _, err := buildErr(t, info, layer(first("a", 5, off, 0, 0)).entries); (err == nil) != ok || err != nil && !errors.Is(err, layerindex.ErrChunks) {
+			t.Errorf("offset %d: got %v", off, err)
+		}
 	}
 }
 

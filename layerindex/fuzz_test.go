@@ -95,7 +95,7 @@ func FuzzBuilder(f *testing.F) {
 	f.Fuzz(func(t *testing.T, p []byte, streamed bool) {
 		info := layerOf(0)
 		if streamed {
-			info.Format = layerindex.FormatStream
+			info.Format, info.DataEnd = layerindex.FormatStream, 0
 		}
 		b, err := addAll(info, fuzzEntries(p))
 		var file []byte

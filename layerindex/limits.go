@@ -10,8 +10,9 @@ const (
 	maxXattrList  = 64 << 10 // all names of one node with their ending zeros
 	maxLayers     = 512
 	maxSection    = 1<<32 - 1
-	maxHops       = 40       // symbolic links followed in one name
-	maxFollowed   = 64 << 20 // bytes of symlink targets walked for all names of a layer
+	maxMember     = 1<<63 - 1<<32 // place of a chunk in a blob or tar: its end is an int64, too
+	maxHops       = 40            // symbolic links followed in one name
+	maxFollowed   = 64 << 20      // bytes of symlink targets walked for all names of a layer
 )
 
 // Limits bounds what a Builder accepts. A field that is zero or negative has the

@@ -149,7 +149,7 @@ func (v *verifier) checkChunks() error {
 // plausible reports whether c can be a chunk at all.
 func (v *verifier) plausible(c *chunk, streamed bool) bool {
 	return c.owner != 0 && c.owner <= v.numNodes && c.size != 0 && c.member >= 0 &&
-		c.member <= math.MaxInt64-math.MaxUint32 && (!streamed || c.inner|c.stored == 0)
+		c.member <= maxMember && (!streamed || c.inner|c.stored == 0)
 }
 
 // follows reports whether c may come after last in blob order.
