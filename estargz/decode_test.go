@@ -36,12 +36,12 @@ func decode(member []byte, want []estargz.Chunk) (got [][]byte, err error) {
 func TestDecodeMember(t *testing.T) {
 	rng := rand.New(rand.NewPCG(9, 10))
 	// Larger than what is decoded in one go.
-	data := make([]byte, 9<<20)
+	data := make([]byte, 5<<20)
 	for i := range data {
 		data[i] = byte(rng.ExpFloat64() * 4)
 	}
 	member := pack(t, data)
-	for _, size := range []int{1 << 10, 100_000, 5 << 20, len(data)} {
+	for _, size := range []int{4 << 10, 100_000, 9 << 19, len(data)} {
 		all := chunked(data, size)
 		for _, want := range [][]estargz.Chunk{nil, all[:1], all[len(all)-1:], all} {
 			got, err := decode(member, want)

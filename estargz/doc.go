@@ -1,12 +1,20 @@
 // Package estargz reads and writes the eStargz layer format: a tar.gz that is
-// also a random-access archive, because every file payload starts a gzip member
-// of its own and a table of contents (TOC) at the end says where.
+// also a random-access archive, because file payloads start gzip members of
+// their own and a table of contents (TOC) at the end says where.
 //
 // Reading goes footer → TOC → entries → chunks: [ParseFooter] finds the TOC,
-// [ReadTOC] streams its entries while hashing it, and [DecodeMember] turns one
-// compressed member into verified chunks. The package does no I/O of its own
-// and keeps nothing: callers bring bytes, and every byte is untrusted.
+// [ReadTOC] streams its entries while hashing and checking it, and
+// [DecodeMember] turns one compressed member into verified chunks. Callers bring
+// the bytes, and every byte is untrusted: what breaks a rule or a limit ends in
+// an error of its own, before it costs anything. [Blob] puts the steps together
+// for tools that have a whole layer at hand. [TarReader] reads layers that are
+// plain tars in the same words.
 //
 // Writing goes the other way: [Writer] takes a tar stream and emits the blob,
-// its digest, DiffID and TOC digest in one pass.
+// its digest, DiffID and TOC digest in one pass. One goroutine cuts the tar into
+// members, several compress them, one writes them in order; where members begin
+// depends on the content alone.
+//
+// The package knows no network and keeps nothing. Only the writer touches the
+// disk, and only to reorder a tar that it cannot read twice.
 package estargz

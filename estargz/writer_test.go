@@ -252,7 +252,7 @@ func withLandmark(files map[string]flat, opts estargz.WriterOptions) map[string]
 func TestWriterWorkersDoNotMatter(t *testing.T) {
 	rng := rand.New(rand.NewPCG(7, 8))
 	var files []file
-	for i := range 400 {
+	for i := range 200 {
 		body := make([]byte, rng.IntN(60_000))
 		for j := range body {
 			body[j] = byte(rng.ExpFloat64() * 20)
