@@ -30,18 +30,40 @@ const (
 )
 
 const (
-	defaultSocket  = "/run/nineply/mount.sock"
+	defaultSocket  = "/run/nineply/keeper.sock"
 	defaultConnect = "unix:/run/nineply/9p.sock"
 )
 
-const usage = `Usage:
+const usage = `nineply-mount turns trees that a nineply daemon serves over 9P into mounts of
+this kernel. The mounts outlive the daemon: while it is away their readers wait,
+when it is back they go on.
+
+Usage:
   nineply-mount serve  [flags]                hold mounts for a daemon on this host
   nineply-mount mount  [flags] ANAME TARGET   make one mount and hold it
   nineply-mount umount [flags] TARGET         take a mount away
   nineply-mount list   [flags]                show what a keeper holds
+  nineply-mount version
 
-Installed as mount.nineply it serves mount(8) and fstab:
-  mount -t nineply vsock:2:5640 /mnt -o aname=image/...,wait=30s
+Examples:
+  # the keeper of a host; the daemon asks it for mounts
+  nineply-mount serve
+
+  # what is mounted, and does it wait for the daemon?
+  nineply-mount list
+
+  # in a virtual machine: an image that the host's daemon serves
+  nineply-mount mount --connect vsock:2:5640 --wait 30s --daemon image/example.com/python:3.12 /mnt
+  nineply-mount mount --connect tcp:10.0.2.2:5640 --daemon image/example.com/python:3.12 /mnt
+  nineply-mount umount /mnt
+
+  # installed as mount.nineply, for mount(8) and fstab
+  mount -t nineply vsock:2:5640 /mnt -o aname=image/example.com/python:3.12,wait=30s
+
+Signals: SIGTERM or SIGINT tells "serve" to take no new mounts and to end with
+the last one; with --umount-on-exit it unmounts first. "mount" unmounts, if
+nobody uses the mount. A second signal ends either at once and detaches what is
+mounted; a keeper started later with the same state file mounts it again.
 
 "nineply-mount COMMAND -h" lists the flags. Exit status: 1 failed, 2 usage,
 3 server unreachable, 4 tree refused, 5 not supported here, 6 busy.
@@ -120,11 +142,11 @@ func dispatch(ctx context.Context, args []string, env *Env) error {
 }
 
 // flags makes a flag set for a command with the given operands.
-func flags(env *Env, name, operands string) *flag.FlagSet {
+func flags(env *Env, name, operands, about string) *flag.FlagSet {
 	fs := flag.NewFlagSet(name, flag.ContinueOnError)
 	fs.SetOutput(env.Stderr)
 	fs.Usage = func() {
-		_, _ = fmt.Fprintf(env.Stderr, "Usage: nineply-mount %s [flags] %s\n", name, operands)
+		_, _ = fmt.Fprintf(env.Stderr, "%s\n\nUsage: nineply-mount %s\n", about, strings.TrimSpace(name+" [flags] "+operands))
 		fs.PrintDefaults()
 	}
 	return fs
@@ -166,7 +188,7 @@ func newLogger(w io.Writer, debug bool) *zap.Logger {
 // runUmount asks the keeper that holds the mount; without one it unmounts
 // directly.
 func runUmount(ctx context.Context, args []string, env *Env) error {
-	fs := flags(env, "umount", "TARGET")
+	fs := flags(env, "umount", "TARGET", `umount takes a mount away, with or without a keeper and a daemon.`)
 	socket := fs.String("socket", defaultSocket, "control socket of the keeper")
 	lazy := fs.Bool("lazy", false, "detach now, serve on until the last user leaves")
 	ops, err := parse(fs, args, 1)
@@ -199,7 +221,7 @@ func runUmount(ctx context.Context, args []string, env *Env) error {
 }
 
 func runList(ctx context.Context, args []string, env *Env) error {
-	fs := flags(env, "list", "")
+	fs := flags(env, "list", "", `list shows what a keeper holds.`)
 	socket := fs.String("socket", defaultSocket, "control socket of the keeper")
 	asJSON := fs.Bool("json", false, "print JSON")
 	if _, err := parse(fs, args, 0); err != nil {

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"syscall"
 	"time"
 
 	"go.uber.org/zap"
@@ -199,8 +200,21 @@ func (k *Keeper) fill(ctx context.Context, e *entry) {
 	}
 }
 
+// makeTarget makes the mount point if it is not there. A dead mount on it is
+// in the way and goes.
+func makeTarget(target string) error {
+	err := os.MkdirAll(target, 0o755)
+	if errors.Is(err, syscall.ENOTCONN) {
+		if err := clearDead(target); err != nil {
+			return err
+		}
+		err = os.MkdirAll(target, 0o755)
+	}
+	return err
+}
+
 func (k *Keeper) mount(ctx context.Context, req MountRequest, wait time.Duration) (*mount.Mount, error) {
-	if err := os.MkdirAll(req.Target, 0o755); err != nil {
+	if err := makeTarget(req.Target); err != nil {
 		return nil, fserr.New(fserr.NotDir, "make", req.Target, err)
 	}
 	patience := time.Duration(req.Options.Patience)

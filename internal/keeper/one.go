@@ -24,6 +24,11 @@ import (
 // ready: the first of the extra files it was started with.
 const readyFd = 3
 
+const mountAbout = `mount makes one mount and holds it until it is unmounted. ANAME says what:
+image/REFERENCE, chain/CHAIN-ID or layer/DIGEST.
+
+  nineply-mount mount --connect tcp:10.0.2.2:5640 --daemon image/example.com/python:3.12 /mnt`
+
 // oneMount is the command line of the mount command.
 type oneMount struct {
 	connect, aname, target string
@@ -47,7 +52,7 @@ type ready struct {
 
 func runMount(ctx context.Context, args []string, env *Env) error {
 	var o oneMount
-	fs := flags(env, "mount", "ANAME TARGET")
+	fs := flags(env, "mount", "ANAME TARGET", mountAbout)
 	fs.StringVar(&o.connect, "connect", defaultConnect, "the server: unix:PATH, tcp:HOST:PORT, vsock:CID:PORT or fd:N")
 	mode := fs.String("mode", "auto", "how to mount: auto, fuse or v9fs")
 	fs.DurationVar(&o.opts.Session.Wait, "wait", 0, "how long to try to reach the server")
@@ -182,7 +187,9 @@ func (e *remoteError) Error() string { return strings.TrimSpace(e.line.Error) }
 func (o *oneMount) holdAsChild(ctx context.Context, env *Env) error {
 	report := os.NewFile(readyFd, "ready")
 	m, line, err := o.mount(ctx, env)
-	if err != nil {
+	if err == nil {
+		protect(o.opts.Session.Logger)
+	} else {
 		line = &ready{Error: err.Error(), Status: exitStatus(err)}
 	}
 	if werr := errors.Join(printJSON(report, line), report.Close()); werr != nil {

@@ -28,6 +28,12 @@ func printJSON(w io.Writer, v any) error {
 	return enc.Encode(v)
 }
 
+const serveAbout = `serve holds the mounts of a host, which the daemon asks for over a control
+socket. SIGTERM does not take mounts from under their users: serve takes no new
+ones and ends with the last. A second SIGTERM ends it at once. What a keeper
+that was killed leaves behind fails (ENOTCONN) until one with the same state
+file starts and mounts it anew; files that were open then stay broken.`
+
 type serveFlags struct {
 	opts         Options
 	socket       string
@@ -36,7 +42,7 @@ type serveFlags struct {
 
 func parseServe(args []string, env *Env) (*serveFlags, error) {
 	var f serveFlags
-	fs := flags(env, "serve", "")
+	fs := flags(env, "serve", "", serveAbout)
 	fs.StringVar(&f.socket, "socket", defaultSocket, "control socket to listen on")
 	fs.StringVar(&f.opts.Connect, "connect", defaultConnect, "the daemon: unix:PATH, tcp:HOST:PORT or vsock:CID:PORT")
 	fs.StringVar(&f.opts.StateFile, "state", "", `record of the mounts (default SOCKET.state; "none": no record)`)
@@ -83,6 +89,7 @@ func runServe(ctx context.Context, args []string, env *Env) error {
 		return errors.Join(err, ln.Close())
 	}
 	log := f.opts.Logger
+	protect(log)
 	serving, stopServing := context.WithCancel(ctx)
 	defer stopServing()
 	served := make(chan error, 1)
@@ -128,6 +135,14 @@ func (k *Keeper) untilTold(ctx context.Context, f *serveFlags, env *Env, served 
 				}
 			}
 		}
+	}
+}
+
+// protect asks the kernel to kill other processes first when it is out of
+// memory: every container on the host stands on this one.
+func protect(log *zap.Logger) {
+	if err := os.WriteFile("/proc/self/oom_score_adj", []byte("-999"), 0); err != nil {
+		log.Debug("not protected from the out-of-memory killer", zap.Error(err))
 	}
 }
 

@@ -153,6 +153,32 @@ func readEverything(dir string) error {
 	})
 }
 
+// A directory in which names are missed is listed once; after that misses cost
+// the server nothing, and what is there is still found.
+func TestAbsentNames(t *testing.T) {
+	f := mountTree(t, p9fake.Config{}, mount.Options{})
+	missing := func(dir string, n int) {
+		for i := range n {
+			if err := unix.Access(filepath.Join(f.dir, dir, "none-"+itoa(uint64(i))), unix.F_OK); !errors.Is(err, unix.ENOENT) {
+				t.Fatalf("absent name: %v", err)
+			}
+		}
+	}
+	missing("many", 2)
+	walks := f.srv.ByType[110].Load()
+	missing("many", 300)
+	if n := f.srv.ByType[110].Load(); n != walks {
+		t.Errorf("300 further misses cost %d walks", n-walks)
+	}
+	missing("usr", 10)
+	for i := range 700 {
+		must(t, unix.Access(filepath.Join(f.dir, "many", itoa(uint64(i))+"-some-file-name"), unix.F_OK))
+	}
+	evict(t, f.dir) // the nodes go, and come again
+	missing("many", 5)
+	must(t, unix.Access(filepath.Join(f.dir, "many/5-some-file-name"), unix.F_OK))
+}
+
 func TestErrnos(t *testing.T) {
 	f := mountTree(t, p9fake.Config{}, mount.Options{})
 	at := func(name string) string { return filepath.Join(f.dir, name) }

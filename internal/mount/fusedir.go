@@ -111,7 +111,7 @@ func (f *front) addEntries(out *fuse.DirEntryList, dir *node, ents []p9client.Di
 		if st.Err != nil {
 			continue
 		}
-		if n := f.t.refer(dir, e.Name, &st.Attr); n != nil {
+		if n := f.t.refer(dir, e.Name, &st.Attr, st.Bare); n != nil {
 			fillEntry(entry, n, &st.Attr)
 		}
 	}

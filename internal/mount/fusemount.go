@@ -64,9 +64,15 @@ func wrapAttach(err error) error {
 	return err
 }
 
-// fuseUsable says why FUSE cannot be used, if so.
+// fuseUsable says why FUSE cannot be used, if so. It loads the kernel's module
+// if need be and possible.
 func fuseUsable() error {
-	if _, err := os.Stat("/dev/fuse"); err != nil {
+	_, err := os.Stat("/dev/fuse")
+	if err != nil {
+		loadModule("fuse")
+		_, err = os.Stat("/dev/fuse")
+	}
+	if err != nil {
 		return fserr.New(fserr.Unsupported, "use FUSE", "", fmt.Errorf("is CONFIG_FUSE_FS there? %w", err))
 	}
 	return nil

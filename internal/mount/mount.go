@@ -21,7 +21,9 @@ type Mode string
 
 // The modes.
 const (
-	// Auto is V9FS where the kernel has it in working order, FUSE otherwise.
+	// Auto is FUSE, and V9FS where there is no FUSE: the kernel keeps far more
+	// of what FUSE tells it (absent names, directories, link targets, open
+	// files), reads ahead in parallel, and needs no relay in the path.
 	Auto Mode = "auto"
 	// FUSE serves the tree as a FUSE file system from this process.
 	FUSE Mode = "fuse"
@@ -173,7 +175,7 @@ func New(ctx context.Context, target string, opts Options) (*Mount, error) {
 	}
 	if opts.Mode == Auto {
 		opts.Mode = FUSE
-		if V9FSUsable() == nil {
+		if fuseUsable() != nil && V9FSUsable() == nil {
 			opts.Mode = V9FS
 		}
 	}

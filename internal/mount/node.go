@@ -1,6 +1,7 @@
 package mount
 
 import (
+	"hash/maphash"
 	"sync"
 
 	"github.com/nineply/nineply/internal/p9client"
@@ -31,6 +32,8 @@ type node struct {
 	kids    uint64 // nodes that have this one as parent
 	fids    [fidKinds]*fidRef
 	xattrs  *xattrNames // nil: not known yet
+	names   *nameSet    // of a directory that was listed
+	misses  uint8       // names asked for that a directory does not have
 }
 
 // fidRef is a fid a node holds, or is getting. The first to want it makes it;
@@ -59,10 +62,14 @@ type table struct {
 	limit int // of fids
 	count int // fids held, idle or not
 	idle  fidRef
+
+	absent absences
+	bare   *xattrNames // shared by all nodes without extended attributes
 }
 
 func newTable(root p9client.QID, limit int) *table {
-	t := &table{nodes: make(map[uint64]*node), limit: limit}
+	t := &table{nodes: make(map[uint64]*node), limit: limit, bare: &xattrNames{}}
+	t.absent.seed = maphash.MakeSeed()
 	t.idle.prev, t.idle.next = &t.idle, &t.idle
 	t.root = &node{id: rootNode, path: root.Path, typ: root.Type, lookups: 1}
 	t.nodes[rootNode] = t.root
@@ -90,9 +97,10 @@ func (t *table) get(id uint64) *node {
 }
 
 // refer counts one more reference of the kernel to the node that name in dir
-// turned out to be, making the node if need be. nil means the server says two
-// things about one node.
-func (t *table) refer(dir *node, name string, a *p9client.Attr) *node {
+// turned out to be, making the node if need be. bare says that it has no
+// extended attributes for sure. nil means the server says two things about one
+// node.
+func (t *table) refer(dir *node, name string, a *p9client.Attr, bare bool) *node {
 	id, ok := t.number(a.QID.Path)
 	if !ok {
 		return nil
@@ -109,6 +117,9 @@ func (t *table) refer(dir *node, name string, a *p9client.Attr) *node {
 		dir.kids++
 	} else if n.typ != a.QID.Type {
 		return nil
+	}
+	if bare && n.xattrs == nil {
+		n.xattrs = t.bare
 	}
 	n.lookups++
 	return n
@@ -129,6 +140,7 @@ func (t *table) forget(id, count uint64) {
 		for _, r := range n.fids {
 			t.dropLocked(r)
 		}
+		t.absent.drop(n)
 		n = n.parent
 		n.kids--
 	}

@@ -21,8 +21,6 @@ type tree struct {
 	*table
 	s   *session
 	log *zap.Logger
-	// bare is shared by all nodes without extended attributes.
-	bare *xattrNames
 
 	stale  atomic.Uint64 // nodes that turned out to be others
 	statfs struct {
@@ -33,7 +31,7 @@ type tree struct {
 }
 
 func newTree(s *session, maxFids int) *tree {
-	t := &tree{table: newTable(s.rootID, maxFids), s: s, log: s.log, bare: &xattrNames{}}
+	t := &tree{table: newTable(s.rootID, maxFids), s: s, log: s.log}
 	s.onLink = t.dropAll
 	return t
 }
@@ -145,22 +143,29 @@ func (t *tree) with(ctx context.Context, n *node, op func(f *p9client.File) erro
 
 // lookup finds name in dir and counts a reference of the kernel to it.
 func (t *tree) lookup(ctx context.Context, dir *node, name string) (n *node, a p9client.Attr, err error) {
+	if t.isAbsent(dir, name) {
+		return nil, a, syscall.ENOENT
+	}
 	err = t.s.do(ctx, func(l *link) error {
 		r, err := t.walkFid(ctx, l, dir)
 		if err != nil {
 			return err
 		}
 		defer t.put(r)
-		var f *p9client.File
-		if f, a, err = r.file.WalkStat(ctx, name); err != nil {
+		f, attr, bare, err := r.file.WalkStatBare(ctx, name)
+		if err != nil {
 			return err
 		}
-		if n = t.refer(dir, name, &a); n == nil {
+		a = attr
+		if n = t.refer(dir, name, &a, bare); n == nil {
 			return errors.Join(t.conflict(dir, name, &a), f.Close())
 		}
 		t.adopt(n, fidWalk, f, l.epoch)
 		return nil
 	})
+	if errors.Is(err, syscall.ENOENT) {
+		t.missed(ctx, dir)
+	}
 	return n, a, err
 }
 

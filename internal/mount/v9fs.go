@@ -35,9 +35,8 @@ func V9FSUsable() error {
 		err = checkRelease(release)
 	}
 	if err == nil && !hasV9FS() {
-		for _, module := range []string{"9p", "9pnet_fd"} {
-			_ = exec.Command("modprobe", "-q", module).Run() // whether it helped is seen below
-		}
+		loadModule("9p")
+		loadModule("9pnet_fd")
 		if !hasV9FS() {
 			err = errors.New("the kernel has no 9p (CONFIG_9P_FS, CONFIG_NET_9P, CONFIG_NET_9P_FD)")
 		}
@@ -46,6 +45,11 @@ func V9FSUsable() error {
 		return fserr.New(fserr.Unsupported, "use v9fs", "", err)
 	}
 	return nil
+}
+
+// loadModule asks for a kernel module; whether that helped the caller sees.
+func loadModule(name string) {
+	_ = exec.Command("modprobe", "-q", name).Run()
 }
 
 func kernelRelease() (string, error) {

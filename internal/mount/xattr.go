@@ -2,6 +2,7 @@ package mount
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"strings"
 	"syscall"
@@ -31,7 +32,7 @@ func (t *tree) xattrNames(ctx context.Context, n *node) (*xattrNames, error) {
 		return err
 	})
 	switch {
-	case err == syscall.EOPNOTSUPP, err == syscall.ENODATA:
+	case errors.Is(err, syscall.EOPNOTSUPP), errors.Is(err, syscall.ENODATA):
 		names = nil
 	case err != nil:
 		return nil, err
