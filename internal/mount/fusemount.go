@@ -14,8 +14,9 @@ import (
 )
 
 const (
-	// maxIO is the largest read the kernel is allowed to send.
-	maxIO = 1 << 20
+	// maxIO is the largest read the kernel sends. It has several under way at
+	// once, and the FUSE library keeps buffers of this size for each mount.
+	maxIO = 256 << 10
 	// maxBackground is how many read-ahead requests may be outstanding.
 	maxBackground = 128
 )
