@@ -63,12 +63,14 @@ type table struct {
 	count int // fids held, idle or not
 	idle  fidRef
 
+	done   chan struct{} // closed: fids that are ready from the start share it
 	absent absences
 	bare   *xattrNames // shared by all nodes without extended attributes
 }
 
 func newTable(root p9client.QID, limit int) *table {
-	t := &table{nodes: make(map[uint64]*node), limit: limit, bare: &xattrNames{}}
+	t := &table{nodes: make(map[uint64]*node), limit: limit, bare: &xattrNames{}, done: make(chan struct{})}
+	close(t.done)
 	t.absent.seed = maphash.MakeSeed()
 	t.idle.prev, t.idle.next = &t.idle, &t.idle
 	t.root = &node{id: rootNode, path: root.Path, typ: root.Type, lookups: 1}
@@ -264,12 +266,21 @@ func (t *table) made(r *fidRef, f *p9client.File, err error) {
 
 // adopt gives n a fid that is at hand, unless it has one.
 func (t *table) adopt(n *node, kind int, f *p9client.File, epoch uint64) {
-	r, mine := t.take(n, kind, epoch)
-	if mine {
-		t.made(r, f, nil)
-	} else {
-		_ = f.Close() // only queues the clunk
+	t.mu.Lock()
+	r := n.fids[kind]
+	if r != nil && r.epoch != epoch {
+		t.dropLocked(r)
+		r = nil
 	}
+	if r != nil {
+		t.mu.Unlock()
+		_ = f.Close() // only queues the clunk
+		return
+	}
+	r = &fidRef{n: n, kind: kind, epoch: epoch, ready: t.done, file: f, users: 1}
+	n.fids[kind] = r
+	t.count++
+	t.mu.Unlock()
 	t.put(r)
 }
 
