@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io/fs"
 	"math/rand/v2"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -20,6 +21,7 @@ import (
 
 	"github.com/nineply/nineply/internal/fserr"
 	"github.com/nineply/nineply/internal/mount"
+	"github.com/nineply/nineply/internal/p9client"
 	"github.com/nineply/nineply/internal/p9client/p9fake"
 )
 
@@ -369,4 +371,28 @@ func TestDialThatHangs(t *testing.T) {
 	f.srv.SetHook(nil)
 	_, err := os.ReadFile(filepath.Join(f.dir, "usr/small"))
 	must(t, err)
+}
+
+// A connection that cannot be made again ends in errors, not in waiting.
+func TestNoRedial(t *testing.T) {
+	needMount(t)
+	cfg := p9fake.Config{Dir: sourceTree(t), Socket: filepath.Join(t.TempDir(), "9p")}
+	srv := p9fake.New(cfg)
+	must(t, srv.Start())
+	t.Cleanup(srv.Stop)
+	dials, dial := 0, dialer(t, cfg.Socket)
+	once := func(ctx context.Context) (net.Conn, error) {
+		if dials++; dials > 1 {
+			return nil, p9client.ErrNoRedial
+		}
+		return dial(ctx)
+	}
+	dir := t.TempDir()
+	m, err := mount.New(testCtx(t), dir, mount.Options{Mode: mount.FUSE, Session: mount.SessionOptions{Aname: "x", Dial: once}})
+	must(t, err)
+	srv.Stop()
+	if err := unix.Access(filepath.Join(dir, "usr"), unix.F_OK); !errors.Is(err, unix.EIO) {
+		t.Errorf("access without a server: %v", err)
+	}
+	must(t, m.Unmount(testCtx(t), false))
 }

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/nineply/nineply/internal/p9client"
 )
 
 // Numbers the client does not use: Linux counts fids up from 0.
@@ -50,6 +52,11 @@ func (r *relay) reconnect(ctx context.Context, pause time.Duration) net.Conn {
 			r.log.Info("connected again", zap.String("aname", r.opts.Aname), zap.Int("fids", r.size()))
 			r.kick()
 			return conn
+		}
+		if errors.Is(err, p9client.ErrNoRedial) {
+			r.log.Error("the server is gone for good", zap.String("aname", r.opts.Aname), zap.Error(err))
+			r.giveUp()
+			return nil
 		}
 		if why := err.Error(); why != said {
 			said = why

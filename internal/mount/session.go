@@ -218,6 +218,11 @@ func (s *session) reconnect(old *link) *link {
 		if s.ctx.Err() != nil {
 			return nil
 		}
+		if errors.Is(err, p9client.ErrNoRedial) {
+			s.log.Error("the server is gone for good", zap.String("aname", s.opts.Aname), zap.Error(err))
+			s.cancel()
+			return nil
+		}
 		if why := err.Error(); why != said {
 			said = why
 			s.log.Warn("server not back yet", zap.String("aname", s.opts.Aname), zap.Error(err))

@@ -250,6 +250,6 @@ func growBuffers(conn net.Conn, msize uint32) {
 	}
 	size := int(min(2*msize, 4<<20))
 	_ = raw.Control(func(fd uintptr) { // best effort: the defaults work too
-		setSocketBuffers(int(fd), size)
+		tuneSocket(int(fd), size)
 	})
 }

@@ -2,4 +2,4 @@
 
 package p9client
 
-func setSocketBuffers(int, int) {}
+func tuneSocket(int, int) {}
