@@ -8,7 +8,7 @@ LINT := $(CACHE)/golangci-lint-v2.15.0/bin/golangci-lint
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 PREFIX ?= /usr/local
 FUZZTIME ?= 30s
-BENCH ?= .
+BENCH ?= all
 SOAKTIME ?= 10m
 GO_BUILD := CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X github.com/nineply/nineply/internal/cli.version=$(VERSION)'
 # Everything but the end-to-end tests, which have a target of their own.
@@ -60,8 +60,8 @@ soak: build ## mount, compare, kill and restart for SOAKTIME (10m), watching for
 	NINEPLY_E2E=require NINEPLY_SOAK=$(SOAKTIME) go test -count=1 -timeout 0 -v -run '^TestSoak$$' ./e2e
 
 .PHONY: bench
-bench: ## run the benchmarks matching BENCH (all)
-	go test -run '^$$' -bench '$(BENCH)' -benchmem ./...
+bench: ## run the benchmarks of the area BENCH (all), results in bench/results
+	bench/run.sh $(BENCH)
 
 .PHONY: install
 install: build ## install below PREFIX (/usr/local)

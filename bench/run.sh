@@ -1,0 +1,37 @@
+#!/bin/bash
+# Runs the benchmarks of one area, or of all, and writes bench/results/AREA.jsonl.
+#
+#   bench/run.sh [AREA] [COUNT]
+#
+# The machine and the versions are the first line of each file.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+declare -A areas=(
+	[p9]=./p9server
+	[cache]=./chunkstore
+	[index]=./layerindex
+	[estargz]="./estargz ./internal/inflate"
+	[fetch]="./internal/fetch ./internal/source/..."
+	[mount]="./internal/mount ./internal/p9client"
+	[snapshotter]=./snapshotter
+)
+wanted=${1:-all} count=${2:-5}
+if [ "$wanted" = all ]; then
+	wanted=$(printf '%s\n' "${!areas[@]}" | sort)
+fi
+mkdir -p bench/results
+for area in $wanted; do
+	packages=${areas[$area]-}
+	if [ -z "$packages" ]; then
+		echo "$0: no area $area; there are: ${!areas[*]}" >&2
+		exit 2
+	fi
+	echo "== $area" >&2
+	{
+		printf '{"area":"%s","commit":"%s","go":"%s","kernel":"%s","cpus":%d,"date":"%s"}\n' "$area" \
+			"$(git rev-parse --short HEAD)" "$(go env GOVERSION)" "$(uname -r)" "$(nproc)" "$(date -u +%FT%TZ)"
+		# shellcheck disable=SC2086 # a list of packages
+		go test -run '^$' -bench . -benchmem -count "$count" $packages 2>&1 | go run ./bench/record
+	} >"bench/results/$area.jsonl.tmp"
+	mv "bench/results/$area.jsonl.tmp" "bench/results/$area.jsonl"
+done
