@@ -65,7 +65,7 @@ type Fetch struct {
 
 // Snapshotter tunes the containerd plugin.
 type Snapshotter struct {
-	MountMode string `toml:"mount_mode" comment:"auto, v9fs (the kernel's 9P client) or fuse."`
+	MountMode string `toml:"mount_mode" comment:"auto (FUSE where there is FUSE, which survives the daemon at the least cost), v9fs (the kernel's 9P client) or fuse."`
 	Fallback  bool   `toml:"fallback" comment:"Let containerd pull a layer that no source of ours can serve, instead of failing the pull."`
 }
 

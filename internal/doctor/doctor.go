@@ -112,12 +112,12 @@ func (o Options) hasFilesystem(name string) bool {
 func (o Options) kernel9P(ctx context.Context) Finding {
 	const check = "kernel 9p"
 	if o.hasFilesystem("9p") {
-		return Finding{check, OK, "built in or loaded: mounts use the kernel's 9P client", ""}
+		return Finding{check, OK, "built in or loaded: mounts in mode v9fs can be made", ""}
 	}
 	if _, err := o.Output(ctx, "modprobe", "--dry-run", "9p"); err == nil {
-		return Finding{check, OK, "available as a module, loaded when first needed", ""}
+		return Finding{check, OK, "available as a module, loaded for mounts in mode v9fs", ""}
 	}
-	return Finding{check, Warn, "this kernel has no 9P client: mounts use FUSE, which is as fast when warm", ""}
+	return Finding{check, Warn, "this kernel has no 9P client: mounts use FUSE, as they do by default", ""}
 }
 
 func (o Options) fuse() Finding {
