@@ -225,7 +225,6 @@ func TestExecAndPrivileges(t *testing.T) {
 	must(t, unix.Chmod(filepath.Join(src, "id"), 0o4755))
 	f := mountTree(t, p9fake.Config{Dir: src}, mount.Options{})
 	must(t, os.Chmod(filepath.Dir(f.dir), 0o755))
-	must(t, os.Chmod(filepath.Dir(filepath.Dir(f.dir)), 0o755))
 	user := &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 4242, Gid: 4242}}
 	run := func(args ...string) (string, error) {
 		// By way of a shell: a Go program that executes a file of a mount it
