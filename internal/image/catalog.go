@@ -14,6 +14,7 @@ import (
 	"github.com/nineply/nineply/internal/fetch"
 	"github.com/nineply/nineply/internal/fserr"
 	"github.com/nineply/nineply/internal/source"
+	"github.com/nineply/nineply/layerindex"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"go.uber.org/zap"
 )
@@ -59,7 +60,7 @@ type Catalog struct {
 // New makes a catalog over what dir and the records hold from earlier runs.
 func New(ctx context.Context, o Options) (*Catalog, error) {
 	for _, sub := range []string{"layers", "merged"} {
-		if err := os.MkdirAll(filepath.Join(o.Dir, sub), 0o700); err != nil {
+		if err := prepareDir(filepath.Join(o.Dir, sub)); err != nil {
 			return nil, fmt.Errorf("index directory: %w", err)
 		}
 	}
@@ -75,6 +76,27 @@ func New(ctx context.Context, o Options) (*Catalog, error) {
 	c.building = make(chan struct{}, maxBuilding)
 	c.ctx, c.cancel = context.WithCancel(ctx)
 	return c, nil
+}
+
+// prepareDir makes a directory of index files, and removes what a process that
+// died while writing left in it.
+func prepareDir(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if !layerindex.IsTemp(e.Name()) {
+			continue
+		}
+		if err := os.Remove(filepath.Join(dir, e.Name())); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Close stops background work and closes every index. Trees must not be used

@@ -254,6 +254,24 @@ func TestDamagedIndexFilesAreMadeAnew(t *testing.T) {
 	check(t, n.tree(t, "image/"+reg.Ref("app", "v1")), map[string]string{"a": big, "b": "b"})
 }
 
+func TestUnfinishedIndexesAreRemoved(t *testing.T) {
+	dir := t.TempDir()
+	_, stop := start(t, dir, 0)
+	stop()
+	left := []string{filepath.Join(dir, "index", "layers", ".nineply-index-1"), filepath.Join(dir, "index", "merged", ".nineply-index-2")}
+	for _, path := range left {
+		if err := os.WriteFile(path, []byte("half"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	start(t, dir, 0)
+	for _, path := range left {
+		if _, err := os.Stat(path); !os.IsNotExist(err) {
+			t.Errorf("%s: %v", path, err)
+		}
+	}
+}
+
 func TestMovedTag(t *testing.T) {
 	reg := testreg.New(t)
 	first := reg.AddImage("app", "v1", testreg.Image{Layers: []testreg.Layer{lazyLayer(t, file{name: "a", body: "old"})}})

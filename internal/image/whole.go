@@ -26,7 +26,7 @@ const wholeChunk = 1 << 20
 // out right. It returns the DiffID.
 func (c *Catalog) indexWhole(ctx context.Context, blob source.Blob, d estargz.Digest, desc ocispec.Descriptor) (string, error) {
 	b := layerindex.NewBuilder(layerindex.LayerInfo{
-		Digest: d, BlobSize: blob.Size(), DataEnd: 1 << 62, Format: layerindex.FormatStream,
+		Digest: d, BlobSize: blob.Size(), Format: layerindex.FormatStream,
 	}, layerindex.DefaultLimits())
 	notStored := 0
 	chunk := func(dg estargz.Digest, _ int64, payload []byte) error {
