@@ -187,7 +187,7 @@ func TestLeftovers(t *testing.T) {
 	if err := r.Close(); err != nil {
 		t.Fatal(err)
 	}
-	for _, dir := range []string{"2/fs", "2/work/work", "77/fs", "rm-77/fs", "rm-5-1/fs", "new-12"} {
+	for _, dir := range []string{"2/fs", filepath.Join("2", "work", "work"), "77/fs", "rm-77/fs", "rm-5-1/fs", "new-12"} {
 		if err := os.MkdirAll(filepath.Join(r.root, "snapshots", dir), 0o755); err != nil {
 			t.Fatal(err)
 		}
