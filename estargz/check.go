@@ -12,6 +12,7 @@ type checker struct {
 	end     int64 // of the data: where the TOC starts
 	count   int
 	foreign bool // the error is the caller's
+	zeros   bool // the chunk of the entry is a run of zeros
 
 	// The regular file whose chunks are being read, and the bytes seen of it.
 	file    string
@@ -101,10 +102,12 @@ func (c *checker) place(e *Entry) error {
 			e.ChunkSize, e.ChunkOffset, c.covered, c.size)
 	}
 	switch {
-	case e.ChunkSize > c.lim.ChunkSize:
+	case !c.zeros && e.ChunkSize > c.lim.ChunkSize:
 		return fmt.Errorf("%w: %d bytes, limit %d", ErrChunkSize, e.ChunkSize, c.lim.ChunkSize)
 	case e.InnerOffset > c.lim.InnerOffset:
 		return fmt.Errorf("%w: %d, limit %d", ErrInnerOffset, e.InnerOffset, c.lim.InnerOffset)
+	case c.zeros && e.ChunkSize > c.lim.InnerOffset-e.InnerOffset:
+		return fmt.Errorf("%w: a run of %d zeros, limit %d", ErrInnerOffset, e.ChunkSize, c.lim.InnerOffset)
 	case e.Offset >= c.end, e.Offset < c.member,
 		e.Offset == c.member && e.InnerOffset < c.innerEnd:
 		return fmt.Errorf("%w: %d+%d after %d+%d of %d", ErrOffset,

@@ -20,15 +20,15 @@ const (
 
 var decodeBuffers = sync.Pool{New: func() any { return new([]byte) }} //nolint:gochecknoglobals // a pool keeps nothing that matters
 
-// DecodeMember decompresses the gzip member at the start of member as far as the
-// last wanted chunk, checks each wanted chunk against its digest, and calls emit
+// DecodeMember decompresses the gzip member or the zstd frames at the start of
+// member, whichever its first bytes say, as far as the last wanted chunk, checks each wanted chunk against its digest, and calls emit
 // with the chunk's index in want and its bytes. want lists chunks of this one
 // member in ascending order; there may be others in between. The bytes are valid
 // until emit returns.
 //
 // It fails with [ErrDigest] for the first chunk that does not match, with the
-// errors of internal/inflate if the member is damaged before that, with an
-// [fserr.Invalid] if want is not as described, and with emit's error. It needs
+// errors of internal/inflate or with [ErrZstd] if the member is damaged before
+// that, with an [fserr.Invalid] if want is not as described, and with emit's error. It needs
 // memory for one chunk, or 4 MiB.
 func DecodeMember(member []byte, want []Chunk, emit func(i int, payload []byte) error) error {
 	if len(want) == 0 {
@@ -39,7 +39,8 @@ func DecodeMember(member []byte, want []Chunk, emit func(i int, payload []byte) 
 		return err
 	}
 	where := func(err error) error { return fmt.Errorf("member at %d: %w", want[0].Member, err) }
-	if need/inflate.MaxExpansion > int64(len(member)) {
+	zstd := isZstd(member)
+	if !zstd && need/inflate.MaxExpansion > int64(len(member)) {
 		return where(inflate.ErrTruncated)
 	}
 	whole := need <= max(wholeDecode, largest)
@@ -57,12 +58,41 @@ func DecodeMember(member []byte, want []Chunk, emit func(i int, payload []byte) 
 		*p = make([]byte, size)
 	}
 	buf := (*p)[:size]
+	if zstd {
+		return decodeZstd(member, buf, whole, want, emit)
+	}
 	if !whole {
-		return decodeParts(member, buf, want, emit)
+		r, err := inflate.NewReader(member)
+		if err != nil {
+			return where(err)
+		}
+		defer r.Close() //nolint:errcheck // it only gives buffers back
+		return decodeParts(r, buf, want, emit)
 	}
 	if err := inflate.Member(buf, member); err != nil {
 		return where(err)
 	}
+	return deliverAll(buf, want, emit)
+}
+
+// decodeZstd is DecodeMember for zstd frames.
+func decodeZstd(member, buf []byte, whole bool, want []Chunk, emit func(int, []byte) error) error {
+	z, err := newZstdReader(member)
+	if err != nil {
+		return fmt.Errorf("member at %d: %w", want[0].Member, err)
+	}
+	defer z.Close() //nolint:errcheck // it only gives the decoder back
+	if !whole {
+		return decodeParts(z, buf, want, emit)
+	}
+	if err := readFull(z, buf); err != nil {
+		return fmt.Errorf("member at %d: %w", want[0].Member, ended(err))
+	}
+	return deliverAll(buf, want, emit)
+}
+
+// deliverAll hands on the chunks of a member whose decompressed bytes are in buf.
+func deliverAll(buf []byte, want []Chunk, emit func(int, []byte) error) error {
 	for i := range want {
 		c := &want[i]
 		if err := deliver(c, i, buf[c.Inner:c.Inner+c.Size], emit); err != nil {
@@ -87,13 +117,14 @@ func checkWanted(want []Chunk) (need, largest int64, err error) {
 	return need, largest, nil
 }
 
+// discarder is a reader that can skip.
+type discarder interface {
+	io.Reader
+	Discard(n int64) error
+}
+
 // decodeParts decodes the chunks one after the other into buf.
-func decodeParts(member, buf []byte, want []Chunk, emit func(int, []byte) error) error {
-	r, err := inflate.NewReader(member)
-	if err != nil {
-		return fmt.Errorf("member at %d: %w", want[0].Member, err)
-	}
-	defer r.Close() //nolint:errcheck // it only gives buffers back
+func decodeParts(r discarder, buf []byte, want []Chunk, emit func(int, []byte) error) error {
 	var pos int64
 	for i := range want {
 		c := &want[i]

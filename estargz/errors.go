@@ -14,8 +14,8 @@ func unsupported(text string) error { return fserr.New(fserr.Unsupported, "", ""
 // are of kind [fserr.Unsupported]: the layer may be fine, it only cannot be read
 // lazily on its own.
 var (
-	// ErrNotEStargz: the blob does not end in an eStargz or stargz footer.
-	ErrNotEStargz = unsupported("no eStargz footer")
+	// ErrNotEStargz: the blob ends in no footer of eStargz, stargz or zstd:chunked.
+	ErrNotEStargz = unsupported("no eStargz or zstd:chunked footer")
 	// ErrExternalTOC: the blob is eStargz with its TOC kept in another image.
 	ErrExternalTOC = unsupported("the eStargz TOC is kept outside of the layer")
 	// ErrNoChunkDigest: a chunk that cannot be verified on its own, because a
@@ -56,12 +56,20 @@ var (
 	ErrDigestText = corrupt("malformed digest")
 	// ErrDigest: a chunk's bytes are not those its digest promises.
 	ErrDigest = corrupt("chunk does not match its digest")
+	// ErrTOCRawSize: the TOC's JSON is not as long as the footer says.
+	ErrTOCRawSize = corrupt("TOC of another length than its footer says")
+	// ErrZstd: bytes that should be a zstd frame are none.
+	ErrZstd = corrupt("invalid zstd data")
+	// ErrClaim: an annotation that should say where the TOC is cannot be read, or
+	// the TOC is not the one it names.
+	ErrClaim = corrupt("TOC differs from what the manifest says")
 	// ErrXattr: an extended attribute without name or with invalid base64.
 	ErrXattr = corrupt("invalid extended attribute")
 )
 
 // Limits exceeded, of kind [fserr.TooLarge]. See [Limits].
 var (
+	ErrZstdWindow        = tooLarge("zstd window too large")
 	ErrTOCCompressedSize = tooLarge("compressed TOC too large")
 	ErrTOCSize           = tooLarge("TOC too large")
 	ErrTokenSize         = tooLarge("TOC string too long")

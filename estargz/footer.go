@@ -8,12 +8,29 @@ import (
 
 // FooterSize is the length of the longest footer: reading this many bytes from
 // the end of a blob is enough for [ParseFooter].
-const FooterSize = 51
+const FooterSize = zstdFooter64 + skippableHead
 
 // Footer is what the end of a blob says about where its TOC is.
 type Footer struct {
-	TOCOffset int64 // of the TOC's gzip member in the blob
-	Size      int64 // of the footer itself: 51, or 47 for legacy stargz
+	TOCOffset int64 // of the compressed TOC in the blob
+	// TOCSize is the compressed TOC's length in bytes; 0: up to the footer.
+	TOCSize int64
+	// TOCRawSize is the length of the TOC's JSON in bytes; 0: not known.
+	TOCRawSize int64
+	// Size is the footer's own: 51 or 47 bytes in a gzip blob, 48, 64 or 72, frame
+	// header included, in a zstd:chunked one; 0 if the place of the TOC was not
+	// learnt from a footer.
+	Size int64
+	// Zstd: the blob is zstd:chunked.
+	Zstd bool
+}
+
+// DataEnd is where the members of the layer's content end.
+func (f Footer) DataEnd() int64 {
+	if f.Zstd {
+		return f.TOCOffset - skippableHead
+	}
+	return f.TOCOffset
 }
 
 // A footer is an empty gzip member whose Extra field carries the offset of the
@@ -31,7 +48,7 @@ const (
 
 // ParseFooter reads the footer at the end of tail, which is the last
 // [FooterSize] bytes of a blob, or the whole blob if it is shorter. Every byte
-// of the footer has to be right. It fails with [ErrNotEStargz] or
+// that identifies the footer has to be right. It fails with [ErrNotEStargz] or
 // [ErrExternalTOC]; whether the offset lies in the blob is for [Footer.TOCRange].
 func ParseFooter(tail []byte) (Footer, error) {
 	for _, head := range [...]string{currentHead, legacyHead} {
@@ -52,7 +69,7 @@ func ParseFooter(tail []byte) (Footer, error) {
 	if bytes.HasSuffix(tail, []byte(externalTail)) {
 		return Footer{}, ErrExternalTOC
 	}
-	return Footer{}, ErrNotEStargz
+	return parseZstdFooter(tail)
 }
 
 // appendFooter writes the current form.
@@ -85,16 +102,23 @@ var unhex = func() (t [256]byte) { //nolint:gochecknoglobals // a constant table
 	return t
 }()
 
-// TOCRange gives the place in a blob of blobSize bytes of the TOC's gzip member,
-// the input of [ReadTOC]. It fails with [ErrTOCOffset] if the blob has no such
-// place, and with [ErrTOCCompressedSize] beyond lim.
+// TOCRange gives the place in a blob of blobSize bytes of the compressed TOC, the
+// input of [ReadTOC]. It fails with [ErrTOCOffset] if the blob has no such place,
+// and with [ErrTOCCompressedSize] or [ErrTOCSize] beyond lim.
 func (f Footer) TOCRange(blobSize int64, lim Limits) (offset, size int64, err error) {
+	lim = lim.withDefaults()
 	size = blobSize - f.Size - f.TOCOffset
-	if f.TOCOffset < 0 || f.TOCOffset > blobSize || size <= 0 {
+	if f.DataEnd() < 0 || f.TOCOffset > blobSize || size <= 0 || f.TOCSize < 0 || f.TOCSize > size {
 		return 0, 0, fmt.Errorf("footer: %w: %d of %d", ErrTOCOffset, f.TOCOffset, blobSize)
 	}
-	if limit := lim.withDefaults().TOCCompressed; size > limit {
-		return 0, 0, fmt.Errorf("footer: %w: %d bytes, limit %d", ErrTOCCompressedSize, size, limit)
+	if f.TOCSize > 0 {
+		size = f.TOCSize
+	}
+	if size > lim.TOCCompressed {
+		return 0, 0, fmt.Errorf("footer: %w: %d bytes, limit %d", ErrTOCCompressedSize, size, lim.TOCCompressed)
+	}
+	if f.TOCRawSize > lim.TOCSize {
+		return 0, 0, fmt.Errorf("footer: %w: %d bytes, limit %d", ErrTOCSize, f.TOCRawSize, lim.TOCSize)
 	}
 	return f.TOCOffset, size, nil
 }

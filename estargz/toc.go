@@ -8,10 +8,11 @@ import (
 	"github.com/nineply/nineply/internal/inflate"
 )
 
-// ReadTOC reads the TOC out of its gzip member, the bytes that
+// ReadTOC reads the TOC out of its gzip member or zstd frame, the bytes that
 // [Footer.TOCRange] names, and calls fn for each entry in order. The result is
-// the digest of exactly the bytes of the TOC's tar entry, for the caller to
-// compare with the one it trusts before it believes any of the entries.
+// the digest of exactly the bytes of the TOC's JSON (in a gzip member, of its tar
+// entry), for the caller to compare with the one it trusts before it believes any
+// of the entries.
 //
 // Entries arrive checked: they keep to lim; chunks follow their file, tile it
 // without gap, and lie in the data before the TOC in the order of the blob.
@@ -22,23 +23,27 @@ import (
 // An error of fn ends the reading and is returned as it is. Other errors are
 // those of this package and of internal/inflate, all of them with a kind of
 // internal/fserr: Corrupt, TooLarge or Unsupported.
-func ReadTOC(member []byte, footer Footer, lim Limits, fn func(*Entry) error) (Digest, error) {
+func ReadTOC(packed []byte, footer Footer, lim Limits, fn func(*Entry) error) (Digest, error) {
 	lim = lim.withDefaults()
-	if int64(len(member)) > lim.TOCCompressed {
-		return Digest{}, fmt.Errorf("TOC: %w: %d bytes", ErrTOCCompressedSize, len(member))
+	if int64(len(packed)) > lim.TOCCompressed {
+		return Digest{}, fmt.Errorf("TOC: %w: %d bytes", ErrTOCCompressedSize, len(packed))
 	}
-	r, err := inflate.NewReader(member)
+	if isZstd(packed) {
+		return readZstdTOC(packed, footer, lim, fn)
+	}
+	r, err := inflate.NewReader(packed)
 	if err != nil {
 		return Digest{}, fmt.Errorf("TOC: %w", err)
 	}
-	digest, err := readTOC(r, footer, lim, fn)
+	digest, err := readGzipTOC(r, footer, lim, fn)
 	if cerr := r.Close(); err == nil && cerr != nil {
 		return Digest{}, cerr
 	}
 	return digest, err
 }
 
-func readTOC(r io.Reader, footer Footer, lim Limits, fn func(*Entry) error) (Digest, error) {
+// readGzipTOC reads a TOC that is the content of a tar entry.
+func readGzipTOC(r io.Reader, footer Footer, lim Limits, fn func(*Entry) error) (Digest, error) {
 	size, err := tocSize(r)
 	if err != nil {
 		return Digest{}, fmt.Errorf("TOC: %w", err)
@@ -46,9 +51,41 @@ func readTOC(r io.Reader, footer Footer, lim Limits, fn func(*Entry) error) (Dig
 	if size > lim.TOCSize {
 		return Digest{}, fmt.Errorf("TOC: %w: %d bytes, limit %d", ErrTOCSize, size, lim.TOCSize)
 	}
+	return parseTOC(&exactReader{r, size, inflate.ErrShort}, footer, lim, fn)
+}
+
+// readZstdTOC reads a TOC that is a zstd frame of its own, to the frame's end.
+func readZstdTOC(packed []byte, footer Footer, lim Limits, fn func(*Entry) error) (Digest, error) {
+	z, err := newZstdReader(packed)
+	if err != nil {
+		return Digest{}, fmt.Errorf("TOC: %w", err)
+	}
+	defer z.Close() //nolint:errcheck // it only gives the decoder back
+	if footer.TOCRawSize == 0 {
+		return parseTOC(&limitReader{z, lim.TOCSize}, footer, lim, fn)
+	}
+	if footer.TOCRawSize > lim.TOCSize {
+		return Digest{}, fmt.Errorf("TOC: %w: %d bytes, limit %d", ErrTOCSize, footer.TOCRawSize, lim.TOCSize)
+	}
+	digest, err := parseTOC(&exactReader{z, footer.TOCRawSize, ErrTOCRawSize}, footer, lim, fn)
+	if err != nil {
+		return Digest{}, err
+	}
+	var more [1]byte
+	if _, err := io.ReadFull(z, more[:]); err != io.EOF {
+		if err == nil {
+			err = ErrTOCRawSize
+		}
+		return Digest{}, fmt.Errorf("TOC: %w", err)
+	}
+	return digest, nil
+}
+
+// parseTOC reads the JSON that r is made of.
+func parseTOC(r io.Reader, footer Footer, lim Limits, fn func(*Entry) error) (Digest, error) {
 	p := tocParser{
-		scanner: scanner{r: &exactReader{r, size}, hash: sha256.New(), buf: make([]byte, scanBuffer)},
-		check:   checker{lim: lim, end: footer.TOCOffset},
+		scanner: scanner{r: r, hash: sha256.New(), buf: make([]byte, scanBuffer)},
+		check:   checker{lim: lim, end: footer.DataEnd()},
 		fn:      fn,
 	}
 	if err := p.run(); err != nil {
@@ -57,11 +94,26 @@ func readTOC(r io.Reader, footer Footer, lim Limits, fn func(*Entry) error) (Dig
 	return Digest(p.hash.Sum(nil)), nil
 }
 
-// exactReader reads n bytes and then [io.EOF]. That the source ends earlier is
-// its error, not the end.
-type exactReader struct {
+// limitReader fails with [ErrTOCSize] rather than read more than n bytes.
+type limitReader struct {
 	r io.Reader
 	n int64
+}
+
+func (l *limitReader) Read(p []byte) (int, error) {
+	n, err := l.r.Read(p)
+	if l.n -= int64(n); l.n < 0 {
+		return 0, ErrTOCSize
+	}
+	return n, err
+}
+
+// exactReader reads n bytes and then [io.EOF]. That the source ends earlier is
+// the error short, not the end.
+type exactReader struct {
+	r     io.Reader
+	n     int64
+	short error
 }
 
 func (x *exactReader) Read(p []byte) (int, error) {
@@ -71,7 +123,7 @@ func (x *exactReader) Read(p []byte) (int, error) {
 	n, err := x.r.Read(p[:min(int64(len(p)), x.n)])
 	x.n -= int64(n)
 	if err == io.EOF && x.n > 0 {
-		err = inflate.ErrShort
+		err = x.short
 	}
 	return n, err
 }
@@ -125,13 +177,20 @@ func (p *tocParser) topKey(key []byte) error {
 
 // readEntry reads one entry and hands it on.
 func (p *tocParser) readEntry() error {
-	p.entry = Entry{}
+	p.entry, p.check.zeros = Entry{}, false
 	if err := p.members(p.entryKey); err != nil {
 		return p.check.locate(&p.entry, err)
 	}
 	if err := p.check.entry(&p.entry); err != nil {
 		return p.check.locate(&p.entry, err)
 	}
+	if p.check.zeros && p.entry.ChunkSize > zeroRun {
+		return p.emitZeros()
+	}
+	return p.emit()
+}
+
+func (p *tocParser) emit() error {
 	if err := p.fn(&p.entry); err != nil {
 		p.check.foreign = true
 		return err

@@ -29,6 +29,7 @@ const (
 	keyChunkOffset
 	keyChunkSize
 	keyChunkDigest
+	keyChunkType
 )
 
 // fieldOf knows the keys that matter here. userName, groupName and the legacy
@@ -70,6 +71,8 @@ func fieldOf(key []byte) field {
 		return keyChunkSize
 	case "chunkDigest":
 		return keyChunkDigest
+	case "chunkType":
+		return keyChunkType
 	}
 	return keyOther
 }
@@ -96,6 +99,8 @@ func (p *tocParser) entryKey(key []byte) (err error) {
 		e.Digest, e.HasDigest, err = p.digest()
 	case keyChunkDigest:
 		e.ChunkDigest, e.HasChunkDigest, err = p.digest()
+	case keyChunkType:
+		p.check.zeros, err = p.chunkType()
 	case keyOther:
 		err = p.skip(1)
 	default:
@@ -189,6 +194,25 @@ func (p *tocParser) entryType() (EntryType, error) {
 		return TypeChunk, nil
 	}
 	return 0, fmt.Errorf("%w: %.80q", ErrEntryType, s)
+}
+
+// chunkType reads what containers/storage says of a chunk: "" is data, "zeros" a
+// run of zeros.
+func (p *tocParser) chunkType() (zeros bool, err error) {
+	if done, err := p.null(); done || err != nil {
+		return false, err
+	}
+	s, err := p.str()
+	if err != nil {
+		return false, err
+	}
+	switch string(s) {
+	case "":
+		return false, nil
+	case "zeros":
+		return true, nil
+	}
+	return false, fmt.Errorf("%w: chunk type %.80q", ErrEntryType, s)
 }
 
 // modTime reads an RFC 3339 time. What is no time is the zero time: it is not

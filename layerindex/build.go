@@ -81,7 +81,7 @@ func NewBuilder(info LayerInfo, lim Limits) *Builder {
 	}
 	b.nodes[rootNode] = impliedDir(rootNode, 0)
 	b.chunks.info, b.chunks.lim = &b.info, b.lim
-	if info.Format != FormatEStargz && info.Format != FormatStream {
+	if !info.Format.known() {
 		b.err = fserr.Newf(fserr.Invalid, "build index", "", "unknown layer format %d", info.Format)
 	}
 	if info.BlobSize < 0 || info.DataEnd < 0 {
@@ -89,6 +89,10 @@ func NewBuilder(info LayerInfo, lim Limits) *Builder {
 	}
 	return b
 }
+
+// SetTOCDigest says which TOC the entries were from, where that is only known
+// when all were added.
+func (b *Builder) SetTOCDigest(d estargz.Digest) { b.info.TOCDigest = d }
 
 func impliedDir(parent, depth uint32) treeNode {
 	return treeNode{mode: ModeDir | 0o755, parent: parent, depth: depth, implied: true}

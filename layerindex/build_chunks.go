@@ -101,7 +101,7 @@ func (l *chunkList) place(c *chunk, inner int64) error {
 		return refuse(l.name, ErrLimit, "more than %d chunks", int64(maxSection))
 	}
 	last := l.last()
-	if l.info.Format == FormatStream {
+	if !l.info.Format.InMembers() {
 		if last != nil && c.member-last.member < int64(last.size) {
 			return refuse(l.name, ErrChunks, "at %d, inside the chunk before it", c.member)
 		}
@@ -151,7 +151,7 @@ func (l *chunkList) finish() error {
 		return err
 	}
 	last := l.last()
-	if last == nil || l.info.Format == FormatStream {
+	if last == nil || !l.info.Format.InMembers() {
 		return nil
 	}
 	end := l.info.dataEnd()
@@ -168,7 +168,7 @@ func (l *chunkList) finish() error {
 
 // dataEnd bounds the members and chunks; 0 is unknown.
 func (i *LayerInfo) dataEnd() int64 {
-	if i.DataEnd == 0 && i.Format == FormatEStargz {
+	if i.DataEnd == 0 && i.Format.InMembers() {
 		return i.BlobSize
 	}
 	return i.DataEnd

@@ -93,7 +93,7 @@ func (b *Builder) linkTarget(name string) (uint32, error) {
 
 // prefetchEnd is the place of the landmark's payload, if that is the advice.
 func (b *Builder) prefetchEnd() int64 {
-	if _, ok := b.find(rootNode, estargz.NoPrefetchLandmark); ok || b.info.Format != FormatEStargz {
+	if _, ok := b.find(rootNode, estargz.NoPrefetchLandmark); ok || !b.info.Format.InMembers() {
 		return 0
 	}
 	s, ok := b.find(rootNode, estargz.PrefetchLandmark)

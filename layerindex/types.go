@@ -66,18 +66,33 @@ type Format uint8
 const (
 	// FormatEStargz: chunks lie in gzip members of the blob.
 	FormatEStargz Format = iota + 1
-	// FormatStream: a plain tar layer; chunks are ranges of the uncompressed tar.
+	// FormatStream: the layer can only be read from its start; chunks are ranges
+	// of the uncompressed tar.
 	FormatStream
+	// FormatZstdChunked: chunks lie in zstd frames of the blob.
+	FormatZstdChunked
+	// FormatSpans: chunks are ranges of the uncompressed tar, which checkpoints
+	// beside the index lead into.
+	FormatSpans
+	// FormatTar: the blob is an uncompressed tar, and chunks are ranges of it.
+	FormatTar
+	numFormats = iota
 )
+
+// InMembers reports whether chunks lie in compressed members of the blob, not at
+// offsets of the uncompressed tar.
+func (f Format) InMembers() bool { return f == FormatEStargz || f == FormatZstdChunked }
+
+func (f Format) known() bool { return f >= FormatEStargz && f <= numFormats }
 
 // LayerInfo identifies a layer and its blob.
 type LayerInfo struct {
 	Digest    estargz.Digest // of the blob
 	TOCDigest estargz.Digest // of the TOC the index was made from
 	BlobSize  int64          // bytes
-	// DataEnd is where chunk data ends: the offset of the TOC's member in an
-	// eStargz blob, the size of the uncompressed tar of a stream layer. It bounds
-	// the last member; 0 means the end of the blob (eStargz) or unknown (stream).
+	// DataEnd is where chunk data ends: the offset of the TOC in a blob of members,
+	// the size of the uncompressed tar of any other. It bounds the last member; 0
+	// means the end of the blob (members) or unknown (tar).
 	DataEnd int64
 	// PrefetchEnd says that bytes [0, PrefetchEnd) of the blob are worth fetching
 	// first; 0 is no advice. The Builder takes it from the landmark.

@@ -64,8 +64,7 @@ func (v *verifier) checkLayers() error {
 			return corrupt("layer table")
 		}
 		l := decodeLayer((*[layerSize]byte)(p))
-		known := l.Format == FormatEStargz || l.Format == FormatStream
-		if !known || p[89]|p[90]|p[91] != 0 || l.BlobSize < 0 || l.DataEnd < 0 || l.PrefetchEnd < 0 {
+		if !l.Format.known() || p[89]|p[90]|p[91] != 0 || l.BlobSize < 0 || l.DataEnd < 0 || l.PrefetchEnd < 0 {
 			return corrupt("layer %d", i)
 		}
 		v.layers = append(v.layers, l)
@@ -115,7 +114,7 @@ func (v *verifier) checkChunks() error {
 		return nil
 	}
 	v.files = make([]fileSpan, v.numNodes+1)
-	streamed := v.layers[0].Format == FormatStream
+	streamed := !v.layers[0].Format.InMembers()
 	var last chunk
 	var file fileSpan
 	for i := range v.numChunks {

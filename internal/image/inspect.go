@@ -27,6 +27,7 @@ type LayerReport struct {
 	Size      int64  `json:"size"` // of the blob, bytes
 	Lazy      bool   `json:"lazy"`
 	Reason    string `json:"reason,omitempty"` // why it is not lazy
+	Format    string `json:"format,omitempty"` // estargz or zstd:chunked
 
 	// Known for lazy layers only.
 	TOCDigest string `json:"tocDigest,omitempty"`
@@ -67,22 +68,24 @@ func Inspect(ctx context.Context, src source.Repository, ref string, platform oc
 }
 
 func (l *LayerReport) fill(ctx context.Context, src source.Repository, ref string, desc ocispec.Descriptor) error {
-	*l = LayerReport{Digest: desc.Digest.String(), MediaType: desc.MediaType, Size: desc.Size, Reason: lazyReason(desc)}
-	if l.Reason != "" {
+	*l = LayerReport{Digest: desc.Digest.String(), MediaType: desc.MediaType, Size: desc.Size}
+	claim, reason := claimOf(desc)
+	if l.Reason = reason; reason != "" {
 		return nil
 	}
 	blob, err := src.Blob(ctx, ref, desc)
 	if err != nil {
 		return err
 	}
-	toc, footer, err := readTail(ctx, blob, func(int64) {})
+	packed, footer, err := fetchTOC(ctx, blob, claim, func(int64) {})
 	if err == nil {
-		l.TOCSize = blob.Size() - footer.TOCOffset
-		err = l.count(toc, footer)
+		l.TOCSize, l.Format = int64(len(packed)), formatEStargz
+		if footer.Zstd {
+			l.Format = formatZstdChunked
+		}
+		err = l.count(packed, footer, claim)
 	}
 	switch kind := fserr.KindOf(err); {
-	case err == nil && l.TOCDigest != desc.Annotations[estargz.AnnotationTOCDigest]:
-		l.Reason = "the TOC does not have the digest that the manifest names"
 	case err == nil:
 		l.Lazy = true
 	case kind == fserr.Corrupt || kind == fserr.TooLarge || kind == fserr.Unsupported:
@@ -94,8 +97,8 @@ func (l *LayerReport) fill(ctx context.Context, src source.Repository, ref strin
 }
 
 // count reads a TOC's figures.
-func (l *LayerReport) count(toc []byte, footer estargz.Footer) error {
-	digest, err := estargz.ReadTOC(toc, footer, estargz.DefaultLimits(), func(e *estargz.Entry) error {
+func (l *LayerReport) count(packed []byte, footer estargz.Footer, claim estargz.Claim) error {
+	digest, err := estargz.ReadTOC(packed, footer, estargz.DefaultLimits(), func(e *estargz.Entry) error {
 		switch {
 		case e.Name == estargz.PrefetchLandmark:
 			l.Landmark, l.Prefetch = "prefetch", e.Offset
@@ -116,6 +119,9 @@ func (l *LayerReport) count(toc []byte, footer estargz.Footer) error {
 		l.Entries++
 		return nil
 	})
+	if err != nil {
+		return err
+	}
 	l.TOCDigest = digest.String()
-	return err
+	return claim.CheckTOC(digest)
 }

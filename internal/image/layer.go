@@ -26,9 +26,12 @@ const maxBuilding = 8
 
 // The formats a layer can have, as records and reports name them.
 const (
-	formatEStargz = "estargz"
-	formatWhole   = "whole" // read whole, whatever its compression
+	formatEStargz     = "estargz"
+	formatZstdChunked = "zstd:chunked"
+	formatWhole       = "whole" // read whole, whatever its compression
 )
+
+func isLazy(format string) bool { return format != formatWhole }
 
 // Layer is one open layer: its index and the way to its bytes.
 type Layer struct {
@@ -45,7 +48,7 @@ type Layer struct {
 func (l *Layer) info() LayerInfo {
 	local, total := l.bytes.Local()
 	return LayerInfo{
-		Digest: l.digest.String(), Lazy: l.rec.Format == formatEStargz, Reason: l.rec.Reason, Format: l.rec.Format,
+		Digest: l.digest.String(), Lazy: isLazy(l.rec.Format), Reason: l.rec.Reason, Format: l.rec.Format,
 		Size: l.rec.Desc.Size, Fetched: l.bytes.Fetched(), Files: int64(l.index.NumNodes()), Local: local, Chunks: total,
 	}
 }
@@ -139,7 +142,7 @@ func (c *Catalog) bind(ctx context.Context, d estargz.Digest, index *layerindex.
 	}
 	l := &Layer{digest: d, index: index, rec: rec}
 	name := rec.Ref + " layer " + d.String()
-	if rec.Format == formatEStargz {
+	if index.Info().Format.InMembers() {
 		l.bytes = c.sched.NewLayer(name, blob, index)
 	} else {
 		l.bytes = c.sched.NewStreamLayer(name, &wholeLayer{c: c, blob: blob, desc: rec.Desc, index: index}, index)
@@ -150,7 +153,7 @@ func (c *Catalog) bind(ctx context.Context, d estargz.Digest, index *layerindex.
 // build makes the index file of a layer: from its TOC where the manifest vouches
 // for one, else by reading the layer whole.
 func (c *Catalog) build(ctx context.Context, ref string, d estargz.Digest, desc ocispec.Descriptor, diffID string) (layerRecord, error) {
-	rec := layerRecord{Ref: ref, Desc: desc, Format: formatEStargz}
+	rec := layerRecord{Ref: ref, Desc: desc}
 	select {
 	case c.building <- struct{}{}:
 		defer func() { <-c.building }()
@@ -164,9 +167,10 @@ func (c *Catalog) build(ctx context.Context, ref string, d estargz.Digest, desc 
 	if err != nil {
 		return rec, err
 	}
-	rec.Reason = lazyReason(desc)
+	claim, reason := claimOf(desc)
+	rec.Reason = reason
 	if rec.Reason == "" {
-		err := c.indexTOC(ctx, blob, d, desc)
+		rec.Format, err = c.indexTOC(ctx, blob, d, claim)
 		if err == nil {
 			return rec, nil
 		}
@@ -191,18 +195,15 @@ func (c *Catalog) build(ctx context.Context, ref string, d estargz.Digest, desc 
 	return rec, nil
 }
 
-// lazyReason says why a layer cannot be opened by its TOC; "" if it can. Without
-// the digest of the TOC in the manifest nothing ties the TOC to the image.
-func lazyReason(desc ocispec.Descriptor) string {
-	toc := desc.Annotations[estargz.AnnotationTOCDigest]
-	if toc == "" {
-		return "no TOC digest in the manifest"
+// claimOf gives what the manifest says of a layer's TOC, or the reason why the
+// layer cannot be opened by one. Without a claim nothing ties a TOC to the image.
+func claimOf(desc ocispec.Descriptor) (claim estargz.Claim, reason string) {
+	claim, err := estargz.ClaimOf(desc.Annotations)
+	switch {
+	case err != nil:
+		return claim, err.Error()
+	case claim.None():
+		return claim, "no TOC digest in the manifest"
 	}
-	if _, err := estargz.ParseDigest(toc); err != nil {
-		return "the manifest's TOC digest is malformed"
-	}
-	if strings.Contains(desc.MediaType, "zstd") {
-		return "zstd layer"
-	}
-	return ""
+	return claim, ""
 }

@@ -4,10 +4,8 @@ import (
 	"context"
 
 	"github.com/nineply/nineply/estargz"
-	"github.com/nineply/nineply/internal/fserr"
 	"github.com/nineply/nineply/internal/source"
 	"github.com/nineply/nineply/layerindex"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 // The first request of a layer brings its tail, which should hold footer and
@@ -19,28 +17,51 @@ const (
 	tailShare = 100
 )
 
-// indexTOC makes a layer's index from its TOC.
-func (c *Catalog) indexTOC(ctx context.Context, blob source.Blob, d estargz.Digest, desc ocispec.Descriptor) error {
-	want, err := estargz.ParseDigest(desc.Annotations[estargz.AnnotationTOCDigest])
+// indexTOC makes a layer's index from its TOC, and gives the layer's format.
+func (c *Catalog) indexTOC(ctx context.Context, blob source.Blob, d estargz.Digest, claim estargz.Claim) (string, error) {
+	packed, footer, err := fetchTOC(ctx, blob, claim, func(n int64) { c.tocBytes.Add(n) })
 	if err != nil {
-		return err
+		return "", err
 	}
-	toc, footer, err := readTail(ctx, blob, func(n int64) { c.tocBytes.Add(n) })
+	info := layerindex.LayerInfo{Digest: d, BlobSize: blob.Size(), DataEnd: footer.DataEnd(), Format: layerindex.FormatEStargz}
+	format := formatEStargz
+	if footer.Zstd {
+		info.Format, format = layerindex.FormatZstdChunked, formatZstdChunked
+	}
+	b := layerindex.NewBuilder(info, layerindex.DefaultLimits())
+	got, err := estargz.ReadTOC(packed, footer, estargz.DefaultLimits(), b.Add)
 	if err != nil {
-		return err
+		return "", err
 	}
-	lim := estargz.DefaultLimits()
-	b := layerindex.NewBuilder(layerindex.LayerInfo{
-		Digest: d, TOCDigest: want, BlobSize: blob.Size(), DataEnd: footer.TOCOffset, Format: layerindex.FormatEStargz,
-	}, layerindex.DefaultLimits())
-	got, err := estargz.ReadTOC(toc, footer, lim, b.Add)
+	if err := claim.CheckTOC(got); err != nil {
+		return "", err
+	}
+	b.SetTOCDigest(got)
+	return format, b.WriteFile(c.layerPath(d))
+}
+
+// fetchTOC brings the compressed TOC: by one request where the manifest says its
+// place, else by the blob's tail. It has been compared with the claim as far as
+// its compressed form is claimed. fetched is told how many bytes of the blob
+// that took.
+func fetchTOC(ctx context.Context, blob source.Blob, claim estargz.Claim, fetched func(int64)) ([]byte, estargz.Footer, error) {
+	if claim.Place.TOCSize == 0 {
+		packed, footer, err := readTail(ctx, blob, fetched)
+		if err == nil {
+			err = claim.CheckPacked(packed)
+		}
+		return packed, footer, err
+	}
+	off, n, err := claim.Place.TOCRange(blob.Size(), estargz.DefaultLimits())
 	if err != nil {
-		return err
+		return nil, claim.Place, err
 	}
-	if got != want {
-		return fserr.Newf(fserr.Corrupt, "verify", "TOC", "its digest is %s, the manifest says %s", got, want)
+	packed := make([]byte, n)
+	if err := blob.ReadRange(ctx, off, packed); err != nil {
+		return nil, claim.Place, err
 	}
-	return b.WriteFile(c.layerPath(d))
+	fetched(n)
+	return packed, claim.Place, claim.CheckPacked(packed)
 }
 
 // readTail brings the compressed TOC, and tells fetched how many bytes of the
