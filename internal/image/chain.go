@@ -42,6 +42,9 @@ func (c *Catalog) AddLayer(ctx context.Context, r LayerRequest) (LayerInfo, erro
 	if err != nil {
 		return LayerInfo{}, err
 	}
+	for i := range wants {
+		wants[i].ref = withTag(wants[i].ref, r.Ref)
+	}
 	c.warm(wants)
 	l, err := c.acquire(ctx, wants[i].ref, d, wants[i].desc, wants[i].diffID)
 	if err != nil {

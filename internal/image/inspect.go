@@ -77,7 +77,12 @@ func (l *LayerReport) fill(ctx context.Context, src source.Repository, ref strin
 	if err != nil {
 		return err
 	}
-	packed, footer, err := fetchTOC(ctx, blob, claim, func(int64) {})
+	d, err := parseDigest("layer", l.Digest)
+	if err != nil {
+		return err
+	}
+	toc := tocRequest{src: src, ref: ref, blob: blob, digest: d, claim: claim, fetched: func(int64) {}}
+	packed, footer, err := toc.fetch(ctx)
 	if err == nil {
 		l.TOCSize, l.Format = int64(len(packed)), formatEStargz
 		if footer.Zstd {

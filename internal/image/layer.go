@@ -170,7 +170,7 @@ func (c *Catalog) build(ctx context.Context, ref string, d estargz.Digest, desc 
 	claim, reason := claimOf(desc)
 	rec.Reason = reason
 	if rec.Reason == "" {
-		rec.Format, err = c.indexTOC(ctx, blob, d, claim)
+		rec.Format, err = c.indexTOC(ctx, ref, blob, d, claim)
 		if err == nil {
 			return rec, nil
 		}

@@ -18,8 +18,9 @@ const (
 )
 
 // indexTOC makes a layer's index from its TOC, and gives the layer's format.
-func (c *Catalog) indexTOC(ctx context.Context, blob source.Blob, d estargz.Digest, claim estargz.Claim) (string, error) {
-	packed, footer, err := fetchTOC(ctx, blob, claim, func(n int64) { c.tocBytes.Add(n) })
+func (c *Catalog) indexTOC(ctx context.Context, ref string, blob source.Blob, d estargz.Digest, claim estargz.Claim) (string, error) {
+	t := tocRequest{src: c.source, ref: ref, blob: blob, digest: d, claim: claim, fetched: func(n int64) { c.tocBytes.Add(n) }}
+	packed, footer, err := t.fetch(ctx)
 	if err != nil {
 		return "", err
 	}
@@ -40,43 +41,64 @@ func (c *Catalog) indexTOC(ctx context.Context, blob source.Blob, d estargz.Dige
 	return format, b.WriteFile(c.layerPath(d))
 }
 
-// fetchTOC brings the compressed TOC: by one request where the manifest says its
-// place, else by the blob's tail. It has been compared with the claim as far as
-// its compressed form is claimed. fetched is told how many bytes of the blob
-// that took.
-func fetchTOC(ctx context.Context, blob source.Blob, claim estargz.Claim, fetched func(int64)) ([]byte, estargz.Footer, error) {
-	if claim.Place.TOCSize == 0 {
-		packed, footer, err := readTail(ctx, blob, fetched)
-		if err == nil {
-			err = claim.CheckPacked(packed)
-		}
-		return packed, footer, err
-	}
-	off, n, err := claim.Place.TOCRange(blob.Size(), estargz.DefaultLimits())
-	if err != nil {
-		return nil, claim.Place, err
-	}
-	packed := make([]byte, n)
-	if err := blob.ReadRange(ctx, off, packed); err != nil {
-		return nil, claim.Place, err
-	}
-	fetched(n)
-	return packed, claim.Place, claim.CheckPacked(packed)
+// tocRequest is the search for the compressed TOC of one layer.
+type tocRequest struct {
+	src     source.Repository
+	ref     string // an image that has the layer
+	blob    source.Blob
+	digest  estargz.Digest // of the blob
+	claim   estargz.Claim
+	fetched func(int64) // told how many bytes were asked for
 }
 
-// readTail brings the compressed TOC, and tells fetched how many bytes of the
-// blob that took.
-func readTail(ctx context.Context, blob source.Blob, fetched func(int64)) ([]byte, estargz.Footer, error) {
-	size := blob.Size()
+// fetch brings the compressed TOC: by one request where the manifest says its
+// place, else by the blob's tail, or from the TOC image that the tail refers to.
+// It has been compared with the claim as far as its compressed form is claimed.
+func (t *tocRequest) fetch(ctx context.Context) ([]byte, estargz.Footer, error) {
+	if t.claim.Place.TOCSize > 0 {
+		packed, err := t.placed(ctx)
+		return packed, t.claim.Place, err
+	}
+	packed, footer, err := t.tail(ctx)
+	if err == nil && footer.External {
+		packed, err = t.external(ctx)
+	}
+	if err != nil {
+		return nil, footer, err
+	}
+	return packed, footer, t.claim.CheckPacked(packed)
+}
+
+// placed reads the TOC at the place that the manifest vouches for.
+func (t *tocRequest) placed(ctx context.Context) ([]byte, error) {
+	off, n, err := t.claim.Place.TOCRange(t.blob.Size(), estargz.DefaultLimits())
+	if err != nil {
+		return nil, err
+	}
+	packed := make([]byte, n)
+	if err := source.ReadVerified(ctx, t.blob, off, packed, t.claim.CheckPacked); err != nil {
+		return nil, err
+	}
+	t.fetched(n)
+	return packed, nil
+}
+
+// tail reads the end of the blob, and the TOC that its footer points at unless
+// that is External.
+func (t *tocRequest) tail(ctx context.Context) ([]byte, estargz.Footer, error) {
+	size := t.blob.Size()
 	n := min(size, max(minTail, min(maxTail, size/tailShare)))
 	tail := make([]byte, n)
-	if err := blob.ReadRange(ctx, size-n, tail); err != nil {
+	if err := t.blob.ReadRange(ctx, size-n, tail); err != nil {
 		return nil, estargz.Footer{}, err
 	}
-	fetched(n)
+	t.fetched(n)
 	footer, err := estargz.ParseFooter(tail)
 	if err != nil {
 		return nil, footer, err
+	}
+	if footer.External {
+		return nil, footer.Outside(size), nil
 	}
 	off, length, err := footer.TOCRange(size, estargz.DefaultLimits())
 	if err != nil {
@@ -86,11 +108,11 @@ func readTail(ctx context.Context, blob source.Blob, fetched func(int64)) ([]byt
 		return tail[have : have+length], footer, nil
 	}
 	toc := make([]byte, length)
-	rest := size - n - off
-	if err := blob.ReadRange(ctx, off, toc[:rest]); err != nil {
+	rest := min(length, size-n-off)
+	if err := t.blob.ReadRange(ctx, off, toc[:rest]); err != nil {
 		return nil, footer, err
 	}
-	fetched(rest)
+	t.fetched(rest)
 	copy(toc[rest:], tail)
 	return toc, footer, nil
 }

@@ -136,6 +136,20 @@ func withDigest(ref, manifest string) string {
 	return name + "@" + manifest
 }
 
+// withTag prefers a reference that has a tag to one of the same repository that
+// has only a digest: what lies beside an image is found by its tag.
+func withTag(ref, tagged string) string {
+	have, err := source.ParseReference(ref)
+	if err != nil || have.Tag != "" || source.IsLayout(ref) {
+		return ref
+	}
+	other, err := source.ParseReference(tagged)
+	if err != nil || other.Tag == "" || other.Name() != have.Name() {
+		return ref
+	}
+	return other.String()
+}
+
 // worst picks the error that says most about why an image cannot be had: one of
 // its source, not one of a record that was never made.
 func worst(errs []error) error {

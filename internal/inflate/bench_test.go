@@ -3,12 +3,14 @@ package inflate_test
 import (
 	"bytes"
 	"compress/flate"
+	"errors"
 	"io"
 	"os"
 	"strconv"
 	"testing"
 
 	kflate "github.com/klauspost/compress/flate"
+	"github.com/klauspost/compress/gzip"
 
 	"github.com/nineply/nineply/internal/inflate"
 )
@@ -62,4 +64,41 @@ func reset(r io.Reader, dst, src []byte) error {
 	}
 	_, err := io.ReadFull(r, dst)
 	return err
+}
+
+func BenchmarkStream(b *testing.B) {
+	data := benchData(b)
+	blob := gzipped(b, 6, data)
+	run := func(name string, read func() error) {
+		b.Run(name, func(b *testing.B) {
+			b.SetBytes(int64(len(data)))
+			b.ReportAllocs()
+			for b.Loop() {
+				if err := read(); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+	for _, points := range []bool{false, true} {
+		run("own/points="+strconv.FormatBool(points), func() error {
+			s, err := inflate.NewStream(bytes.NewReader(blob), inflate.Point{Member: true})
+			if err != nil {
+				return err
+			}
+			if points {
+				s.OnPoint = func(inflate.Point, []byte) {}
+			}
+			_, err = io.Copy(io.Discard, s)
+			return errors.Join(err, s.Close())
+		})
+	}
+	run("klauspost", func() error {
+		zr, err := gzip.NewReader(bytes.NewReader(blob))
+		if err != nil {
+			return err
+		}
+		_, err = io.Copy(io.Discard, zr)
+		return err
+	})
 }

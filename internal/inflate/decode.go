@@ -18,6 +18,9 @@ const (
 	// eight bytes; three literals, a match, and the words a copy may overshoot.
 	fastInput = 16
 	fastRoom  = 3 + maxMatch + 16
+
+	// headerInput is more than a block header can be long, bytes.
+	headerInput = 512
 )
 
 // decoder is the state of one deflate stream over src. It can stop anywhere in
@@ -31,6 +34,9 @@ type decoder struct {
 	state            uint8
 	last             bool // the current block is the last
 	fixed            bool // lit and dst hold the fixed code
+	more             bool // src is only the front of the input
+	pause            bool // run stops before each block
+	paused           bool // it has, before the block that is next
 	stored           int  // bytes left of a stored block
 	matchLen, matchD int  // match that did not fit in the output
 
@@ -44,11 +50,14 @@ type decoder struct {
 func (d *decoder) reset(src []byte) {
 	d.src, d.next, d.acc, d.n = src, 0, 0, 0
 	d.state, d.last = atHeader, false
+	d.more, d.pause, d.paused = false, false, false
 	d.stored, d.matchLen = 0, 0
 }
 
 // run decodes into out[pos:], where out[:pos] is the output before it, until out
-// is full or the stream ends, and returns the new pos.
+// is full or the stream ends, and returns the new pos. It also stops, at a place
+// where it can go on, with errInput when src may not last and there is more, and
+// with errBlock where it is to pause.
 func (d *decoder) run(out []byte, pos int) (int, error) {
 	for pos < len(out) {
 		var err error
@@ -56,7 +65,7 @@ func (d *decoder) run(out []byte, pos int) (int, error) {
 		case atEnd:
 			return pos, nil
 		case atHeader:
-			err = d.header()
+			err = d.between()
 		case inStored:
 			pos, err = d.copyStored(out, pos)
 		default:
@@ -89,11 +98,26 @@ func (d *decoder) bits(k uint) (uint, error) {
 	return v, nil
 }
 
-func (d *decoder) header() error {
-	if d.last {
+// between is what there is to do between two blocks.
+func (d *decoder) between() error {
+	switch {
+	case d.last:
 		d.state = atEnd
 		return nil
+	case d.pause && !d.paused:
+		d.paused = true
+		return errBlock
+	case d.low(headerInput):
+		return errInput
 	}
+	d.paused = false
+	return d.header()
+}
+
+// low reports that less than n bytes of input are left while there is more.
+func (d *decoder) low(n int) bool { return d.more && len(d.src)-d.next < n }
+
+func (d *decoder) header() error {
 	d.fill()
 	h, err := d.bits(3)
 	if err != nil {
@@ -145,6 +169,9 @@ func (d *decoder) copyStored(out []byte, pos int) (int, error) {
 		return pos, nil
 	}
 	if pos < len(out) {
+		if d.more {
+			return pos, errInput
+		}
 		return pos, ErrTruncated
 	}
 	return pos, nil
@@ -278,6 +305,8 @@ func (d *decoder) symbols(out []byte, pos int) (int, error) {
 		var err error
 		if len(d.src)-d.next >= fastInput && len(out)-pos >= fastRoom {
 			pos, err = d.fast(out, pos)
+		} else if d.low(fastInput) {
+			err = errInput
 		} else {
 			pos, err = d.careful(out, pos)
 		}

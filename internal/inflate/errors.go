@@ -19,3 +19,9 @@ var (
 	// ErrChecksum: the stream decoded, and is not what its CRC or length says.
 	ErrChecksum = fserr.New(fserr.Corrupt, "", "", errors.New("gzip checksum mismatch"))
 )
+
+// Why the decoder stops where it can go on. They do not leave the package.
+var (
+	errInput = errors.New("more input is needed")
+	errBlock = errors.New("between two blocks")
+)

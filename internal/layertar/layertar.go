@@ -11,9 +11,9 @@ import (
 	"errors"
 	"io"
 
-	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
 	"github.com/nineply/nineply/internal/fserr"
+	"github.com/nineply/nineply/internal/inflate"
 )
 
 // maxWindow bounds the memory that a zstd frame may ask for, bytes.
@@ -29,9 +29,19 @@ type Stream struct {
 	name  string
 }
 
+// Gunzip decompresses the members of a gzip blob.
+type Gunzip func(blob io.Reader) (io.ReadCloser, error)
+
 // Open starts decompressing blob: gzip (any number of members), zstd (any number
 // of frames), or no compression.
 func Open(blob io.Reader) (*Stream, error) {
+	return OpenWith(blob, func(blob io.Reader) (io.ReadCloser, error) {
+		return inflate.NewStream(blob, inflate.Point{Member: true})
+	})
+}
+
+// OpenWith is [Open] with a way of one's own to decompress gzip.
+func OpenWith(blob io.Reader, gunzip Gunzip) (*Stream, error) {
 	s := &Stream{raw: bufio.NewReaderSize(blob, readBuffer), close: func() {}}
 	magic, err := s.raw.Peek(4)
 	if err != nil && !errors.Is(err, io.EOF) {
@@ -39,11 +49,12 @@ func Open(blob io.Reader) (*Stream, error) {
 	}
 	switch {
 	case bytes.HasPrefix(magic, []byte{0x1f, 0x8b}):
-		zr, err := gzip.NewReader(s.raw)
+		zr, err := gunzip(s.raw)
 		if err != nil {
 			return nil, fserr.New(kind(err), "decompress", "gzip", err)
 		}
 		s.plain, s.name = zr, "gzip"
+		s.close = func() { _ = zr.Close() } // read side; the digest decides
 	case isZstd(magic):
 		zr, err := zstd.NewReader(s.raw, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxWindow))
 		if err != nil {
