@@ -178,6 +178,11 @@ func (a *assembler) finish(level int, res *Result) error {
 	res.BlobDigest, res.BlobSize = a.blob.sum(), a.blob.n
 	res.DiffID, res.UncompressedSize = a.tar.sum(), a.tar.n
 	res.TOCDigest = Sum(toc)
+	res.MediaType = MediaTypeGzip
+	res.Annotations = map[string]string{
+		AnnotationTOCDigest:        res.TOCDigest.String(),
+		AnnotationUncompressedSize: strconv.FormatInt(res.UncompressedSize, 10),
+	}
 	return nil
 }
 

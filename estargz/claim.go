@@ -15,6 +15,9 @@ const (
 	AnnotationStargzPosition     = "io.containers.zstd-chunked.manifest-position"
 	AnnotationContainersChecksum = "io.github.containers.zstd-chunked.manifest-checksum"
 	AnnotationContainersPosition = "io.github.containers.zstd-chunked.manifest-position"
+	// AnnotationContainersTarSplit reads offset:length:uncompressed length; the
+	// TOC has the checksum.
+	AnnotationContainersTarSplit = "io.github.containers.zstd-chunked.tarsplit-position"
 )
 
 // Claim is what a manifest says of a layer's TOC. A claim is believed because

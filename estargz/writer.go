@@ -23,8 +23,44 @@ const (
 	DefaultLevel         = 6
 )
 
+// Media types of layers (OCI image specification, media-types.md).
+const (
+	MediaTypeGzip = "application/vnd.oci.image.layer.v1.tar+gzip"
+	MediaTypeZstd = "application/vnd.oci.image.layer.v1.tar+zstd"
+)
+
+// Format is what a [Writer] makes of a tar.
+type Format uint8
+
+const (
+	// FormatEStargz is gzip members: what every runtime can unpack.
+	FormatEStargz Format = iota
+	// FormatZstdChunked is zstd frames: smaller, and faster to unpack.
+	FormatZstdChunked
+)
+
+// Dialect says for which readers a zstd:chunked blob is.
+type Dialect uint8
+
+const (
+	// DialectStargz is that of stargz-snapshotter: small files share frames.
+	DialectStargz Dialect = iota
+	// DialectContainers is that of containers/storage (Podman, CRI-O, Buildah): a
+	// frame for each chunk, and tar-split data, out of which the original tar can
+	// be put together again.
+	DialectContainers
+)
+
 // WriterOptions tune a [Writer]. The zero value is good.
 type WriterOptions struct {
+	Format Format
+	// Dialect is of use for FormatZstdChunked alone.
+	Dialect Dialect
+	// KeepDiffID has the blob decompress to the very tar it was made of. An
+	// eStargz blob then has its TOC outside, see [Result.ExternalTOC]. What a TOC
+	// can only describe after a change to the tar is refused: sparse files with
+	// holes. There are no landmarks, and no prioritized files.
+	KeepDiffID bool
 	// ChunkSize is the size in bytes into which larger files are cut: what is
 	// fetched and verified as one. 0 means DefaultChunkSize; at most MaxChunkSize.
 	ChunkSize int64
@@ -55,6 +91,9 @@ func (o WriterOptions) withDefaults() (WriterOptions, error) {
 	o.Workers = cmp.Or(o.Workers, runtime.GOMAXPROCS(0))
 	o.Limits = o.Limits.withDefaults()
 	maxChunk := min(MaxChunkSize, o.Limits.ChunkSize)
+	if o.Format != FormatEStargz || o.KeepDiffID {
+		return o, fserr.Newf(fserr.Unsupported, "write layer", "", "this format cannot be written")
+	}
 	switch {
 	case o.ChunkSize < 0 || o.ChunkSize > maxChunk:
 		return o, fserr.Newf(fserr.Invalid, "write layer", "", "chunk size %d is not in 1..%d", o.ChunkSize, maxChunk)
@@ -77,6 +116,15 @@ type Result struct {
 	TOCDigest        Digest // of the TOC's JSON
 	// NotFound lists the prioritized names that the tar has no entry for.
 	NotFound []string
+
+	// MediaType and Annotations are what the layer's descriptor needs, besides
+	// digest and size.
+	MediaType   string
+	Annotations map[string]string
+	// ExternalTOC is a layer that holds the TOC alone, tar+gzip, for an image of
+	// its own; its descriptor there needs [AnnotationLayerDigest]. It is nil but for
+	// eStargz that keeps the DiffID.
+	ExternalTOC []byte
 }
 
 // Writer writes one eStargz blob. Its bytes depend on the tar and the options

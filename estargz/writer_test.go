@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -229,7 +230,10 @@ func TestWriterRoundTrip(t *testing.T) {
 				t.Errorf("by tar (-want +got):\n%s", diff)
 			}
 			wantRes := estargz.Result{BlobDigest: estargz.Sum(blob), BlobSize: int64(len(blob)),
-				DiffID: estargz.Sum(plain), UncompressedSize: int64(len(plain)), TOCDigest: b.TOCDigest()}
+				DiffID: estargz.Sum(plain), UncompressedSize: int64(len(plain)), TOCDigest: b.TOCDigest(),
+				MediaType: estargz.MediaTypeGzip, Annotations: map[string]string{
+					estargz.AnnotationTOCDigest:        b.TOCDigest().String(),
+					estargz.AnnotationUncompressedSize: strconv.Itoa(len(plain))}}
 			if diff := cmp.Diff(wantRes, res); diff != "" {
 				t.Errorf("result (-want +got):\n%s", diff)
 			}
