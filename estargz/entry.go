@@ -97,4 +97,9 @@ const (
 	AnnotationTOCDigest = "containerd.io/snapshot/stargz/toc.digest"
 	// AnnotationUncompressedSize on a layer descriptor is the tar's size, bytes.
 	AnnotationUncompressedSize = "io.containers.estargz.uncompressed-size"
+	// AnnotationLayerDigest on a layer of a TOC image is the digest of the eStargz
+	// blob that its TOC belongs to.
+	AnnotationLayerDigest = "containerd.io/snapshot/stargz/layer.digest"
+	// ExternalTOCSuffix makes the tag of a TOC image out of the image's.
+	ExternalTOCSuffix = "-esgztoc"
 )

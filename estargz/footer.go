@@ -17,12 +17,22 @@ type Footer struct {
 	TOCSize int64
 	// TOCRawSize is the length of the TOC's JSON in bytes; 0: not known.
 	TOCRawSize int64
-	// Size is the footer's own: 51 or 47 bytes in a gzip blob, 48, 64 or 72, frame
-	// header included, in a zstd:chunked one; 0 if the place of the TOC was not
-	// learnt from a footer.
+	// Size is the footer's own: 51, 47 or 46 bytes in a gzip blob, 48, 64 or 72,
+	// frame header included, in a zstd:chunked one; 0 if the place of the TOC was
+	// not learnt from a footer.
 	Size int64
 	// Zstd: the blob is zstd:chunked.
 	Zstd bool
+	// External: the blob has no TOC, it is kept in another image. [ReadTOC] takes
+	// the member found there when [Footer.Outside] has told where the data ends.
+	External bool
+}
+
+// Outside completes the footer of a blob of blobSize bytes whose TOC is External:
+// the data ends where the footer begins.
+func (f Footer) Outside(blobSize int64) Footer {
+	f.TOCOffset = blobSize - f.Size
+	return f
 }
 
 // DataEnd is where the members of the layer's content end.
@@ -48,8 +58,9 @@ const (
 
 // ParseFooter reads the footer at the end of tail, which is the last
 // [FooterSize] bytes of a blob, or the whole blob if it is shorter. Every byte
-// that identifies the footer has to be right. It fails with [ErrNotEStargz] or
-// [ErrExternalTOC]; whether the offset lies in the blob is for [Footer.TOCRange].
+// that identifies the footer has to be right. It fails with [ErrNotEStargz], or
+// with [ErrTOCOffset] or [ErrTOCVersion] if the footer is there and says what
+// cannot be; whether the offset lies in the blob is for [Footer.TOCRange].
 func ParseFooter(tail []byte) (Footer, error) {
 	for _, head := range [...]string{currentHead, legacyHead} {
 		size := len(head) + hexDigits + len(footerTail)
@@ -67,7 +78,7 @@ func ParseFooter(tail []byte) (Footer, error) {
 		return Footer{TOCOffset: int64(off), Size: int64(size)}, nil
 	}
 	if bytes.HasSuffix(tail, []byte(externalTail)) {
-		return Footer{}, ErrExternalTOC
+		return Footer{External: true, Size: int64(len(externalTail))}, nil
 	}
 	return parseZstdFooter(tail)
 }
@@ -104,11 +115,15 @@ var unhex = func() (t [256]byte) { //nolint:gochecknoglobals // a constant table
 
 // TOCRange gives the place in a blob of blobSize bytes of the compressed TOC, the
 // input of [ReadTOC]. It fails with [ErrTOCOffset] if the blob has no such place,
-// and with [ErrTOCCompressedSize] or [ErrTOCSize] beyond lim.
+// with [ErrExternalTOC] if it is not in the blob, and with [ErrTOCCompressedSize]
+// or [ErrTOCSize] beyond lim.
 func (f Footer) TOCRange(blobSize int64, lim Limits) (offset, size int64, err error) {
 	lim = lim.withDefaults()
+	if f.External {
+		return 0, 0, fmt.Errorf("footer: %w", ErrExternalTOC)
+	}
 	size = blobSize - f.Size - f.TOCOffset
-	if f.DataEnd() < 0 || f.TOCOffset > blobSize || size <= 0 || f.TOCSize < 0 || f.TOCSize > size {
+	if f.TOCOffset < 0 || f.DataEnd() < 0 || f.TOCOffset > blobSize || size <= 0 || f.TOCSize < 0 || f.TOCSize > size {
 		return 0, 0, fmt.Errorf("footer: %w: %d of %d", ErrTOCOffset, f.TOCOffset, blobSize)
 	}
 	if f.TOCSize > 0 {

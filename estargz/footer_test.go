@@ -2,6 +2,7 @@ package estargz_test
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"strings"
@@ -39,8 +40,8 @@ func TestParseFooter(t *testing.T) {
 		{"upper case digits", digits("000000000174F733"), estargz.Footer{TOCOffset: 0x174f733, Size: 51}, nil},
 		{"legacy", "data" + legacyFooter(0x174f733), estargz.Footer{TOCOffset: 0x174f733, Size: 47}, nil},
 		{"legacy alone", legacyFooter(1), estargz.Footer{TOCOffset: 1, Size: 47}, nil},
-		{"external TOC", "data" + externalFooter, estargz.Footer{}, estargz.ErrExternalTOC},
-		{"external TOC alone", externalFooter, estargz.Footer{}, estargz.ErrExternalTOC},
+		{"external TOC", "data" + externalFooter, estargz.Footer{Size: 46, External: true}, nil},
+		{"external TOC alone", externalFooter, estargz.Footer{Size: 46, External: true}, nil},
 		{"empty", "", estargz.Footer{}, estargz.ErrNotEStargz},
 		{"zeros", strings.Repeat("\x00", 51), estargz.Footer{}, estargz.ErrNotEStargz},
 		{"cut", valid[1:], estargz.Footer{}, estargz.ErrNotEStargz},
@@ -116,10 +117,64 @@ func TestFooterErrorKinds(t *testing.T) {
 	}
 }
 
+// zstdFooter is a footer in its skippable frame, of any length: the numbers, then
+// the magic.
+func zstdFooter(magic string, numbers ...uint64) string {
+	p := make([]byte, 0, 80)
+	p = append(p, 0x50, 0x2a, 0x4d, 0x18)
+	p = binary.LittleEndian.AppendUint32(p, uint32(8*len(numbers)+len(magic)))
+	for _, n := range numbers {
+		p = binary.LittleEndian.AppendUint64(p, n)
+	}
+	return string(p) + magic
+}
+
+func TestParseZstdFooter(t *testing.T) {
+	const stargz, containers = "GnUlInUx", "GNUlInUx"
+	place := func(size int64) estargz.Footer {
+		return estargz.Footer{TOCOffset: 1000, TOCSize: 300, TOCRawSize: 5000, Size: size, Zstd: true}
+	}
+	tests := []struct {
+		name string
+		tail string
+		want estargz.Footer
+		err  error
+	}{
+		{"stargz", zstdFooter(stargz, 1000, 300, 5000, 1), place(48), nil},
+		{"containers", zstdFooter(containers, 1000, 300, 5000, 1, 1308, 40, 90), place(72), nil},
+		{"containers of old", zstdFooter(stargz, 1000, 300, 5000, 1, 1308, 40), place(64), nil},
+		{"behind data", "some data" + zstdFooter(stargz, 1000, 300, 5000, 1), place(48), nil},
+		{"length 2^40", zstdFooter(stargz, 1000, 1<<40, 5000, 1), estargz.Footer{TOCOffset: 1000, TOCSize: 1 << 40, TOCRawSize: 5000, Size: 48, Zstd: true}, nil},
+		{"offset 2^63", zstdFooter(stargz, 1<<63, 300, 5000, 1), estargz.Footer{}, estargz.ErrTOCOffset},
+		{"length 2^64-1", zstdFooter(containers, 1000, 1<<64-1, 5000, 1, 0, 0, 0), estargz.Footer{}, estargz.ErrTOCOffset},
+		{"raw length 2^63", zstdFooter(stargz, 1000, 300, 1<<63, 1), estargz.Footer{}, estargz.ErrTOCOffset},
+		{"empty TOC", zstdFooter(stargz, 1000, 0, 5000, 1), estargz.Footer{}, estargz.ErrTOCOffset},
+		{"empty JSON", zstdFooter(stargz, 1000, 300, 0, 1), estargz.Footer{}, estargz.ErrTOCOffset},
+		{"type 2", zstdFooter(stargz, 1000, 300, 5000, 2), estargz.Footer{}, estargz.ErrTOCVersion},
+		{"magic of the other length", zstdFooter(containers, 1000, 300, 5000, 1), estargz.Footer{}, estargz.ErrNotEStargz},
+		{"unknown magic", zstdFooter("GnUlInUX", 1000, 300, 5000, 1), estargz.Footer{}, estargz.ErrNotEStargz},
+		{"no frame", zstdFooter(stargz, 1000, 300, 5000, 1)[8:], estargz.Footer{}, estargz.ErrNotEStargz},
+		{"other frame", "\x51" + zstdFooter(stargz, 1000, 300, 5000, 1)[1:], estargz.Footer{}, estargz.ErrNotEStargz},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			got, err := estargz.ParseFooter([]byte(tt.tail))
+			if got != tt.want || !errors.Is(err, tt.err) {
+				t.Errorf("got %+v, %v; want %+v, %v", got, err, tt.want, tt.err)
+			}
+		})
+	}
+}
+
+// FuzzParseFooter holds what is accepted against the forms there are.
 func FuzzParseFooter(f *testing.F) {
-	f.Add([]byte(currentFooter(0x174f733)))
-	f.Add([]byte(legacyFooter(1)))
-	f.Add([]byte(externalFooter))
+	for _, seed := range []string{
+		currentFooter(0x174f733), legacyFooter(1), externalFooter,
+		zstdFooter("GnUlInUx", 1000, 300, 5000, 1), zstdFooter("GnUlInUx", 1000, 300, 5000, 1, 1308, 40),
+		zstdFooter("GNUlInUx", 1000, 300, 5000, 1, 1308, 40, 90), zstdFooter("GnUlInUx", 1<<63, 1<<40, 1<<62, 1),
+	} {
+		f.Add([]byte(seed))
+	}
 	f.Fuzz(func(t *testing.T, tail []byte) {
 		got, err := estargz.ParseFooter(tail)
 		if err != nil {
@@ -128,12 +183,30 @@ func FuzzParseFooter(f *testing.F) {
 			}
 			return
 		}
-		want := currentFooter(got.TOCOffset)
-		if got.Size == 47 {
-			want = legacyFooter(got.TOCOffset)
-		}
-		if !bytes.EqualFold(tail[len(tail)-len(want):], []byte(want)) || got.TOCOffset < 0 {
+		if got.TOCOffset < 0 || got.TOCSize < 0 || got.TOCRawSize < 0 || got.Size > int64(len(tail)) {
 			t.Fatalf("%+v from %q", got, tail)
+		}
+		end := tail[int64(len(tail))-got.Size:]
+		var want string
+		switch got.Size {
+		case 46:
+			want = externalFooter
+		case 47:
+			want = legacyFooter(got.TOCOffset)
+		case 51:
+			want = currentFooter(got.TOCOffset)
+		default:
+			numbers := []uint64{uint64(got.TOCOffset), uint64(got.TOCSize), uint64(got.TOCRawSize), 1}
+			for i := 8 + 8*len(numbers); i < len(end)-8; i += 8 {
+				numbers = append(numbers, binary.LittleEndian.Uint64(end[i:]))
+			}
+			want = zstdFooter(string(end[len(end)-8:]), numbers...)
+		}
+		if !bytes.EqualFold(end, []byte(want)) || got.External != (got.Size == 46) || got.Zstd != (got.Size == 48 || got.Size == 64 || got.Size == 72) {
+			t.Fatalf("%+v from %q", got, tail)
+		}
+		if off, n, err := got.TOCRange(int64(len(tail)), estargz.Limits{}); err == nil && (off < 0 || n <= 0 || off > int64(len(tail))-n) {
+			t.Fatalf("TOC at %d+%d of %d", off, n, len(tail))
 		}
 	})
 }

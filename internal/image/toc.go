@@ -3,7 +3,6 @@ package image
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"strings"
 
@@ -34,18 +33,16 @@ func (t *tocRequest) external(ctx context.Context) ([]byte, error) {
 	case fserr.Unavailable, fserr.Canceled, fserr.Closed:
 		return nil, err // to be tried again
 	}
-	return nil, fserr.New(fserr.Unsupported, "", "", errors.Join(estargz.ErrExternalTOC, err))
+	return nil, fserr.New(fserr.Unsupported, "", "", fmt.Errorf("%w: %w", estargz.ErrExternalTOC, err))
 }
 
 // tocImageRef is the reference of the TOC image of an image, which has one only
 // by its tag.
 func tocImageRef(ref string) (string, bool) {
 	if source.IsLayout(ref) {
-		slash, colon := strings.LastIndexByte(ref, '/'), strings.LastIndexByte(ref, ':')
-		if strings.Contains(ref, "@") || colon < slash || colon < len(source.LayoutPrefix) || ref == source.ArchivePrefix {
-			return "", false
-		}
-		return ref + estargz.ExternalTOCSuffix, true
+		path := strings.TrimPrefix(strings.TrimPrefix(ref, source.ArchivePrefix), source.LayoutPrefix)
+		tagged := strings.LastIndexByte(path, ':') > strings.LastIndexByte(path, '/') && !strings.Contains(path, "@")
+		return ref + estargz.ExternalTOCSuffix, tagged
 	}
 	parsed, err := source.ParseReference(ref)
 	if err != nil || parsed.Tag == "" {
