@@ -32,16 +32,20 @@ type Backend interface {
 // Mux is the Backend that passes each reference to the one it belongs to. A nil
 // field makes its references Unsupported.
 type Mux struct {
-	Registry Backend
-	Layout   Backend
+	Registry   Backend
+	Layout     Backend
+	Containerd Backend
 }
 
 var _ Backend = Mux{}
 
 func (m Mux) pick(ref string) (Backend, error) {
 	b := m.Registry
-	if IsLayout(ref) {
+	switch {
+	case IsLayout(ref):
 		b = m.Layout
+	case IsContainerd(ref):
+		b = m.Containerd
 	}
 	if b == nil {
 		return nil, fserr.Newf(fserr.Unsupported, "open", clip(ref, maxReferenceBytes), "no source for such references")

@@ -86,6 +86,35 @@ type Pusher interface {
 	PushManifest(ctx context.Context, target, mediaType string, data []byte) (ocispec.Descriptor, error)
 }
 
+// Committer is a Pusher that shows nothing of what it was given before Commit:
+// the file of an archive. The tags of one Commit appear together or not at all.
+type Committer interface {
+	Pusher
+	Commit(ctx context.Context) error
+}
+
+// Unpinner is a Pusher that holds something until Close: a temporary file, or a
+// lease on blobs that nothing refers to yet. Close is called once, after Commit
+// if there is one, and undoes what was not committed.
+type Unpinner interface {
+	Pusher
+	Close() error
+}
+
+// Untagger is a Pusher that can take back a tag that it wrote.
+type Untagger interface {
+	Pusher
+	Untag(ctx context.Context, target string) error
+}
+
+// Mounter is a Pusher into a registry that may already hold the blobs to be
+// pushed in another repository, and can link them from there.
+type Mounter interface {
+	Pusher
+	// MountFrom adds the repository of ref to those to be asked.
+	MountFrom(ref string)
+}
+
 // PushTarget opens a Pusher for the repository of ref.
 type PushTarget interface {
 	Pusher(ctx context.Context, ref string) (Pusher, error)

@@ -129,6 +129,8 @@ func (r *Registry) serve(w http.ResponseWriter, q *http.Request) {
 		r.serveManifest(w, q, repo, target)
 	case kind == "manifests" && q.Method == http.MethodPut:
 		r.putManifest(w, q, repo, target)
+	case kind == "manifests" && q.Method == http.MethodDelete:
+		r.deleteManifest(w, repo, target)
 	case kind == "blobs" && read:
 		r.serveBlob(w, q, repo, target)
 	case kind == "blobs/uploads":
@@ -152,6 +154,19 @@ func (r *Registry) serveManifest(w http.ResponseWriter, q *http.Request, repo, t
 	if q.Method == http.MethodGet {
 		_, _ = w.Write(data) // a client that went away is its own affair
 	}
+}
+
+// deleteManifest forgets a tag or a manifest.
+func (r *Registry) deleteManifest(w http.ResponseWriter, repo, target string) {
+	r.mu.Lock()
+	_, ok := r.manifests[manifestKey(repo, target)]
+	delete(r.manifests, manifestKey(repo, target))
+	r.mu.Unlock()
+	if !ok {
+		refuse(w, http.StatusNotFound, "MANIFEST_UNKNOWN", "manifest unknown")
+		return
+	}
+	w.WriteHeader(http.StatusAccepted)
 }
 
 func (r *Registry) serveBlob(w http.ResponseWriter, q *http.Request, repo, target string) {

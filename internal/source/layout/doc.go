@@ -1,6 +1,5 @@
 // Package layout reads and writes OCI image layouts: directories with an
-// index.json and content-addressed blobs, and, for reading only, tar files of
-// them.
+// index.json and content-addressed blobs, and tar files of them.
 //
 //	oci:/path/to/layout            the only image, or the tag "latest"
 //	oci:/path/to/layout:tag        by org.opencontainers.image.ref.name
@@ -13,7 +12,9 @@
 //
 // Writing is safe against a crash and against another writer: blobs are written
 // beside their place and renamed, index.json is replaced as a whole under a lock
-// on the directory.
+// on the directory. An archive is written beside its place in one pass, blob by
+// blob, and renamed when it is complete; it keeps what the one in its place had
+// in it, but two writers of one archive do not see each other: the last one wins.
 //
 // It does not collect blobs that nothing refers to.
 //

@@ -279,9 +279,6 @@ func TestArchive(t *testing.T) {
 			}
 		}
 	}
-	if _, err := l.Pusher(t.Context(), "oci-archive:"+file); !fserr.Is(err, fserr.Unsupported) {
-		t.Errorf("Pusher: %v", err)
-	}
 	if _, err := l.Resolve(t.Context(), "oci-archive:"+file+".missing", linux()); !fserr.Is(err, fserr.NotExist) {
 		t.Errorf("missing: %v", err)
 	}

@@ -25,17 +25,18 @@ import (
 // pusher writes to one layout directory.
 type pusher struct{ path string }
 
-var _ source.Pusher = (*pusher)(nil)
+var _ source.Untagger = (*pusher)(nil)
 
-// Pusher implements [source.PushTarget]. The directory is made if it does not
-// exist; archives cannot be written.
+// Pusher implements [source.PushTarget]. A directory is made if it does not
+// exist. An archive appears, or takes the place of the one that was there, with
+// Commit; what the old one had in it is kept.
 func (l *Layout) Pusher(_ context.Context, ref string) (source.Pusher, error) {
 	parsed, err := ParseReference(ref)
 	if err != nil {
 		return nil, err
 	}
 	if parsed.Archive {
-		return nil, fserr.Newf(fserr.Unsupported, "push to", parsed.String(), "archives are only read")
+		return newArchivePusher(parsed.Path)
 	}
 	p := &pusher{path: parsed.Path}
 	if err := p.prepare(); err != nil {
@@ -167,7 +168,7 @@ func (p *pusher) PushManifest(ctx context.Context, target, mediaType string, dat
 	if len(data) > source.MaxManifestBytes {
 		return desc, fserr.Newf(fserr.TooLarge, "push", desc.Digest.String(), "%d bytes, at most %d are allowed", len(data), source.MaxManifestBytes)
 	}
-	tag, err := p.tag(target, desc.Digest)
+	tag, err := tagFor(Reference{Path: p.path}, target, desc.Digest)
 	if err != nil {
 		return desc, err
 	}
@@ -180,20 +181,22 @@ func (p *pusher) PushManifest(ctx context.Context, target, mediaType string, dat
 	return desc, p.locked(func() error { return p.enter(desc, tag) })
 }
 
-// tag reads what PushManifest was given: a tag, a whole reference, or nothing.
-func (p *pusher) tag(target string, d digest.Digest) (string, error) {
+// tagFor reads what PushManifest was given: a tag, a whole reference into the
+// layout at, or nothing.
+func tagFor(at Reference, target string, d digest.Digest) (string, error) {
 	if target == "" || target == d.String() {
 		return "", nil
 	}
 	if !source.IsLayout(target) {
-		target = source.LayoutPrefix + p.path + ":" + target
+		at.Tag = target
+		target = at.String()
 	}
 	ref, err := ParseReference(target)
 	switch {
 	case err != nil:
 		return "", err
-	case ref.Archive, ref.Path != p.path:
-		return "", fserr.Newf(fserr.Invalid, "push", target, "not in %s%s", source.LayoutPrefix, p.path)
+	case ref.Archive != at.Archive, ref.Path != at.Path:
+		return "", fserr.Newf(fserr.Invalid, "push", target, "not in %s", at)
 	case ref.Digest != "" && ref.Digest != d:
 		return "", fserr.Newf(fserr.Invalid, "push", target, "the manifest's digest is %s", d)
 	case ref.Digest != "":
@@ -204,32 +207,62 @@ func (p *pusher) tag(target string, d digest.Digest) (string, error) {
 	return ref.Tag, nil
 }
 
+// Untag implements [source.Untagger]. The blobs stay.
+func (p *pusher) Untag(_ context.Context, target string) error {
+	tag, err := tagFor(Reference{Path: p.path}, target, "")
+	if err != nil {
+		return err
+	}
+	return p.locked(func() error {
+		index, err := p.readIndex()
+		if err != nil {
+			return err
+		}
+		removeTag(index, tag)
+		return p.writeIndex(index)
+	})
+}
+
+// removeTag takes the entries of a tag out of an index.
+func removeTag(index *ocispec.Index, tag string) {
+	index.Manifests = slices.DeleteFunc(index.Manifests, func(e ocispec.Descriptor) bool {
+		return e.Annotations[ocispec.AnnotationRefName] == tag
+	})
+}
+
+// addTag gives a tag to desc in an index.
+func addTag(index *ocispec.Index, desc ocispec.Descriptor, tag string) {
+	removeTag(index, tag)
+	desc.Annotations = map[string]string{ocispec.AnnotationRefName: tag}
+	index.Manifests = append(index.Manifests, desc)
+}
+
 // enter puts an entry into index.json; the directory is locked.
 func (p *pusher) enter(desc ocispec.Descriptor, tag string) error {
 	index, err := p.readIndex()
 	if err != nil {
 		return err
 	}
-	index.Manifests = slices.DeleteFunc(index.Manifests, func(e ocispec.Descriptor) bool {
-		return e.Annotations[ocispec.AnnotationRefName] == tag
-	})
-	desc.Annotations = map[string]string{ocispec.AnnotationRefName: tag}
-	index.Manifests = append(index.Manifests, desc)
+	addTag(index, desc, tag)
 	return p.writeIndex(index)
 }
 
 // readIndex reads index.json, or makes an empty one; the directory is locked.
 func (p *pusher) readIndex() (*ocispec.Index, error) {
-	index := &ocispec.Index{
-		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex,
-		Manifests: []ocispec.Descriptor{},
-	}
+	index := newIndex()
 	o := objects{ref: Reference{Path: p.path}, store: directory{p.path}}
 	err := o.decode(ocispec.ImageIndexFile, maxIndexBytes, index)
 	if errors.Is(err, fs.ErrNotExist) {
 		return index, p.writeIndex(index)
 	}
 	return index, err
+}
+
+func newIndex() *ocispec.Index {
+	return &ocispec.Index{
+		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex,
+		Manifests: []ocispec.Descriptor{},
+	}
 }
 
 func (p *pusher) writeIndex(index *ocispec.Index) error {

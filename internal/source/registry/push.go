@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 
 	digest "github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -30,9 +31,18 @@ const (
 type pusher struct {
 	registry *Registry
 	ref      source.Reference
+	// mounts are references to look for blobs at first. It is set before the
+	// first push.
+	mounts []string
 }
 
-var _ source.Pusher = (*pusher)(nil)
+var (
+	_ source.Mounter  = (*pusher)(nil)
+	_ source.Untagger = (*pusher)(nil)
+)
+
+// MountFrom implements [source.Mounter].
+func (p *pusher) MountFrom(ref string) { p.mounts = append(p.mounts, ref) }
 
 // Pusher implements [source.PushTarget]. Pushes go to the first host with the
 // right to take them, and to no other.
@@ -126,9 +136,9 @@ func (p *pusher) start(ctx context.Context, e *endpoint, d digest.Digest) (*url.
 // mountable are the other repositories of the same registry to link from.
 func (p *pusher) mountable() []string {
 	var out []string
-	for _, s := range p.registry.opts.MountFrom {
+	for _, s := range slices.Concat(p.mounts, p.registry.opts.MountFrom) {
 		ref, err := source.ParseReference(s)
-		if err == nil && ref.Host == p.ref.Host && ref.Repository != p.ref.Repository && len(out) < maxMounts {
+		if err == nil && ref.Host == p.ref.Host && ref.Repository != p.ref.Repository && len(out) < maxMounts && !slices.Contains(out, ref.Repository) {
 			out = append(out, ref.Repository)
 		}
 	}
@@ -330,5 +340,31 @@ func (p *pusher) PushManifest(ctx context.Context, target, mediaType string, dat
 			return fail(fserr.Corrupt, "the registry took the manifest as %s", got)
 		}
 		return nil
+	})
+}
+
+// Untag implements [source.Untagger]. Not every registry lets a tag be deleted:
+// that is an error of kind Unsupported.
+func (p *pusher) Untag(ctx context.Context, target string) error {
+	parsed, err := source.ParseReference(target)
+	if err != nil || parsed.Name() != p.ref.Name() || parsed.Tag == "" {
+		return fserr.Newf(fserr.Invalid, "delete", target, "not a tag of %s", p.ref.Name())
+	}
+	return p.run(ctx, "delete", p.ref.Name()+" tag "+parsed.Tag, func(ctx context.Context, e *endpoint) error {
+		rq := p.request(http.MethodDelete, e.url(p.ref.Repository, "manifests", parsed.Tag))
+		rq.actions = actionsPush + ",delete"
+		resp, err := e.exchange(ctx, rq)
+		if err != nil {
+			return err
+		}
+		switch {
+		case resp.StatusCode/100 == 2, resp.StatusCode == http.StatusNotFound:
+			discard(resp.Response)
+			return nil
+		case resp.StatusCode == http.StatusMethodNotAllowed, resp.StatusCode == http.StatusBadRequest:
+			discard(resp.Response)
+			return fail(fserr.Unsupported, "the registry does not delete tags")
+		}
+		return answerFailure(resp.Response)
 	})
 }
