@@ -98,6 +98,10 @@ func (b *Blob) Files(fn func(e *Entry, chunks []Chunk) error) error {
 		if e.ChunkSize == 0 {
 			return nil
 		}
+		if e.Hole {
+			chunks = append(chunks, Chunk{Offset: e.ChunkOffset, Size: e.ChunkSize, Member: e.Offset, Hole: true})
+			return nil
+		}
 		for b.members[next-1] < e.Offset {
 			next++
 		}
@@ -113,12 +117,27 @@ func (b *Blob) Files(fn func(e *Entry, chunks []Chunk) error) error {
 	return flush()
 }
 
+// zeros is what a hole is read from.
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) {
+	clear(p)
+	return len(p), nil
+}
+
 // WriteContent reads the chunks, checks them, and writes them to w.
 func (b *Blob) WriteContent(w io.Writer, chunks []Chunk) error {
 	var packed []byte
 	for len(chunks) > 0 {
+		if chunks[0].Hole {
+			if _, err := io.CopyN(w, zeros{}, chunks[0].Size); err != nil {
+				return err
+			}
+			chunks = chunks[1:]
+			continue
+		}
 		n := 1
-		for n < len(chunks) && chunks[n].Member == chunks[0].Member {
+		for n < len(chunks) && !chunks[n].Hole && chunks[n].Member == chunks[0].Member {
 			n++
 		}
 		packed = slices.Grow(packed[:0], int(chunks[n-1].FetchSize()))[:chunks[n-1].FetchSize()]

@@ -2,6 +2,7 @@ package estargz
 
 import (
 	"fmt"
+	"math"
 	"strings"
 )
 
@@ -12,7 +13,6 @@ type checker struct {
 	end     int64 // of the data: where the TOC starts
 	count   int
 	foreign bool // the error is the caller's
-	zeros   bool // the chunk of the entry is a run of zeros
 
 	// The regular file whose chunks are being read, and the bytes seen of it.
 	file    string
@@ -62,7 +62,7 @@ func (c *checker) entry(e *Entry) error {
 // noContent clears what only makes sense for content.
 func noContent(e *Entry) {
 	e.Size, e.Offset, e.InnerOffset, e.ChunkOffset, e.ChunkSize = 0, 0, 0, 0, 0
-	e.ChunkDigest, e.HasChunkDigest = Digest{}, false
+	e.ChunkDigest, e.HasChunkDigest, e.Hole = Digest{}, false, false
 }
 
 // finish checks that the file before is complete.
@@ -102,12 +102,10 @@ func (c *checker) place(e *Entry) error {
 			e.ChunkSize, e.ChunkOffset, c.covered, c.size)
 	}
 	switch {
-	case !c.zeros && e.ChunkSize > c.lim.ChunkSize:
+	case !e.Hole && e.ChunkSize > c.lim.ChunkSize:
 		return fmt.Errorf("%w: %d bytes, limit %d", ErrChunkSize, e.ChunkSize, c.lim.ChunkSize)
 	case e.InnerOffset > c.lim.InnerOffset:
 		return fmt.Errorf("%w: %d, limit %d", ErrInnerOffset, e.InnerOffset, c.lim.InnerOffset)
-	case c.zeros && e.ChunkSize > c.lim.InnerOffset-e.InnerOffset:
-		return fmt.Errorf("%w: a run of %d zeros, limit %d", ErrInnerOffset, e.ChunkSize, c.lim.InnerOffset)
 	case e.Offset >= c.end, e.Offset < c.member,
 		e.Offset == c.member && e.InnerOffset < c.innerEnd:
 		return fmt.Errorf("%w: %d+%d after %d+%d of %d", ErrOffset,
@@ -116,11 +114,14 @@ func (c *checker) place(e *Entry) error {
 	if !e.HasChunkDigest && e.HasDigest && e.ChunkSize == c.size {
 		e.ChunkDigest, e.HasChunkDigest = e.Digest, true
 	}
-	if !e.HasChunkDigest {
+	if !e.HasChunkDigest && !e.Hole {
 		return ErrNoChunkDigest
 	}
 	c.covered += e.ChunkSize
-	c.member, c.innerEnd = e.Offset, e.InnerOffset+e.ChunkSize
+	c.member, c.innerEnd = e.Offset, math.MaxInt64
+	if e.ChunkSize <= math.MaxInt64-e.InnerOffset { // the end of a hole may be anywhere
+		c.innerEnd = e.InnerOffset + e.ChunkSize
+	}
 	return nil
 }
 

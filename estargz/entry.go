@@ -54,6 +54,8 @@ type Entry struct {
 	ChunkSize      int64  // 0: to the end of the file
 	ChunkDigest    Digest // of the uncompressed chunk, when HasChunkDigest
 	HasChunkDigest bool
+	// Hole: the chunk is nothing but zeros, of any number, and not worth reading.
+	Hole bool
 }
 
 // Chunk is one verified unit of file content, the currency between the index,
@@ -69,6 +71,9 @@ type Chunk struct {
 	Member, MemberSize int64
 	// Inner is the chunk's offset in the uncompressed member.
 	Inner int64
+	// Hole: the chunk is nothing but zeros. It has a Size of any number, no Digest
+	// and no MemberSize, and is never fetched.
+	Hole bool
 }
 
 // FetchSize is how many bytes from the start of the chunk's member are enough to

@@ -86,6 +86,7 @@ func parseTOC(r io.Reader, footer Footer, lim Limits, fn func(*Entry) error) (Di
 	p := tocParser{
 		scanner: scanner{r: r, hash: sha256.New(), buf: make([]byte, scanBuffer)},
 		check:   checker{lim: lim, end: footer.DataEnd()},
+		holes:   footer.Zstd,
 		fn:      fn,
 	}
 	if err := p.run(); err != nil {
@@ -133,6 +134,7 @@ type tocParser struct {
 	scanner
 	check   checker
 	fn      func(*Entry) error
+	holes   bool // chunkType is a key of the format
 	entry   Entry
 	version int64
 	listed  bool // the entries were seen
@@ -177,20 +179,14 @@ func (p *tocParser) topKey(key []byte) error {
 
 // readEntry reads one entry and hands it on.
 func (p *tocParser) readEntry() error {
-	p.entry, p.check.zeros = Entry{}, false
-	if err := p.members(p.entryKey); err != nil {
+	p.entry = Entry{}
+	err := p.members(p.entryKey)
+	if err == nil {
+		err = p.check.entry(&p.entry)
+	}
+	if err != nil {
 		return p.check.locate(&p.entry, err)
 	}
-	if err := p.check.entry(&p.entry); err != nil {
-		return p.check.locate(&p.entry, err)
-	}
-	if p.check.zeros && p.entry.ChunkSize > zeroRun {
-		return p.emitZeros()
-	}
-	return p.emit()
-}
-
-func (p *tocParser) emit() error {
 	if err := p.fn(&p.entry); err != nil {
 		p.check.foreign = true
 		return err

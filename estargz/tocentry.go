@@ -100,7 +100,7 @@ func (p *tocParser) entryKey(key []byte) (err error) {
 	case keyChunkDigest:
 		e.ChunkDigest, e.HasChunkDigest, err = p.digest()
 	case keyChunkType:
-		p.check.zeros, err = p.chunkType()
+		e.Hole, err = p.chunkType()
 	case keyOther:
 		err = p.skip(1)
 	default:
@@ -197,8 +197,11 @@ func (p *tocParser) entryType() (EntryType, error) {
 }
 
 // chunkType reads what containers/storage says of a chunk: "" is data, "zeros" a
-// run of zeros.
-func (p *tocParser) chunkType() (zeros bool, err error) {
+// run of zeros. eStargz has no such key, and its readers would read the bytes.
+func (p *tocParser) chunkType() (hole bool, err error) {
+	if !p.holes {
+		return false, p.skip(1)
+	}
 	if done, err := p.null(); done || err != nil {
 		return false, err
 	}

@@ -17,6 +17,10 @@ type chunkList struct {
 	// member is the place of the first chunk of the member that the last chunk
 	// lies in. Its size is known when the next member begins.
 	member int
+	// last is the place of the last chunk that is no hole, plus 1; floor is where
+	// the next chunk may begin in the blob.
+	last  int
+	floor int64
 
 	// The regular file whose chunks are being added.
 	open       bool
@@ -70,11 +74,13 @@ func (l *chunkList) add(e *estargz.Entry) error {
 		return refuse(l.name, ErrChunks, "chunk at %d, want one at %d", e.ChunkOffset, l.next)
 	case size <= 0 || size > rest:
 		return refuse(l.name, ErrChunks, "chunk of %d bytes, %d are left", size, rest)
-	case size > l.lim.ChunkSize:
+	case !e.Hole && size > l.lim.ChunkSize:
 		return refuse(l.name, ErrLimit, "chunk of %d bytes", size)
 	}
 	c := chunk{offset: l.next, member: e.Offset, size: uint32(size), owner: l.owner}
 	switch {
+	case e.Hole:
+		c.size, c.hole = 0, size
 	case e.HasChunkDigest:
 		c.digest = e.ChunkDigest
 	case l.hasSum && size == l.size:
@@ -87,6 +93,10 @@ func (l *chunkList) add(e *estargz.Entry) error {
 	}
 	l.all = append(l.all, c)
 	l.next += size
+	l.floor = c.member
+	if !e.Hole {
+		l.last = len(l.all)
+	}
 	return nil
 }
 
@@ -100,10 +110,19 @@ func (l *chunkList) place(c *chunk, inner int64) error {
 	if overflows(len(l.all), 1) {
 		return refuse(l.name, ErrLimit, "more than %d chunks", int64(maxSection))
 	}
-	last := l.last()
+	if c.member < l.floor {
+		return refuse(l.name, ErrChunks, "at %d, before the chunk ahead of it", c.member)
+	}
+	last := l.lastData()
 	if !l.info.Format.InMembers() {
 		if last != nil && c.member-last.member < int64(last.size) {
 			return refuse(l.name, ErrChunks, "at %d, inside the chunk before it", c.member)
+		}
+		return nil
+	}
+	if c.hole > 0 {
+		if last != nil && c.member > last.member {
+			return l.beginMember(c.member)
 		}
 		return nil
 	}
@@ -117,19 +136,18 @@ func (l *chunkList) place(c *chunk, inner int64) error {
 	switch {
 	case last == nil || c.member > last.member:
 		return l.beginMember(c.member)
-	case c.member < last.member:
-		return refuse(l.name, ErrChunks, "at %d, before the chunk ahead of it", c.member)
 	case inner < int64(last.inner)+int64(last.size):
 		return refuse(l.name, ErrChunks, "at inner offset %d, inside the chunk before it", inner)
 	}
 	return nil
 }
 
-func (l *chunkList) last() *chunk {
-	if len(l.all) == 0 {
+// lastData is the last chunk that is no hole.
+func (l *chunkList) lastData() *chunk {
+	if l.last == 0 {
 		return nil
 	}
-	return &l.all[len(l.all)-1]
+	return &l.all[l.last-1]
 }
 
 // beginMember sets the size of the member that ends at off.
@@ -139,7 +157,9 @@ func (l *chunkList) beginMember(off int64) error {
 		if size > math.MaxUint32 {
 			return refuse(l.name, ErrLimit, "gzip member of %d bytes", size)
 		}
-		l.all[i].stored = uint32(size)
+		if l.all[i].hole == 0 {
+			l.all[i].stored = uint32(size)
+		}
 	}
 	l.member = len(l.all)
 	return nil
@@ -150,8 +170,7 @@ func (l *chunkList) finish() error {
 	if err := l.endFile(); err != nil {
 		return err
 	}
-	last := l.last()
-	if last == nil || !l.info.Format.InMembers() {
+	if l.last == 0 || !l.info.Format.InMembers() {
 		return nil
 	}
 	end := l.info.dataEnd()

@@ -15,16 +15,17 @@ func (x *Index) chunkRecord(i uint32) *[chunkSize]byte {
 }
 
 // Chunk returns chunk i of a layer index. Chunks are numbered in blob order:
-// Member does not decrease, and Inner ascends within a member. ok is false if
-// there is no chunk i.
+// Member does not decrease, and Inner ascends within a member. A hole is a chunk
+// of its own, at the place where the data around it ends. ok is false if there is
+// no chunk i.
 func (x *Index) Chunk(i uint32) (c estargz.Chunk, ok bool) {
 	if i >= x.numChunks {
 		return estargz.Chunk{}, false
 	}
 	r := decodeChunk(x.chunkRecord(i))
 	return estargz.Chunk{
-		Digest: r.digest, Offset: r.offset, Size: int64(r.size),
-		Member: r.member, MemberSize: int64(r.stored), Inner: int64(r.inner),
+		Digest: r.digest, Offset: r.offset, Size: r.length(),
+		Member: r.member, MemberSize: int64(r.stored), Inner: int64(r.inner), Hole: r.size == 0,
 	}, true
 }
 

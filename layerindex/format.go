@@ -12,7 +12,7 @@ import (
 // endian, except the name prefix of a dirent, which is compared as a number.
 const (
 	magic         = "nplyidx\n"
-	formatVersion = 1
+	formatVersion = 2
 
 	headerSize   = 512
 	sectionAlign = 64
@@ -223,17 +223,25 @@ func namePrefix(name []byte) uint64 {
 	return v
 }
 
-// chunk is a decoded chunk record: a chunk and the node it belongs to.
+// chunk is a decoded chunk record: a chunk and the node it belongs to. A hole has
+// no digest, size, stored and inner, and in their stead its length.
 type chunk struct {
 	digest              estargz.Digest
 	offset, member      int64
 	size, stored, inner uint32 // stored: compressed size of the member
 	owner               uint32
+	hole                int64
 }
+
+// length is the number of bytes of the file that the chunk stands for.
+func (c *chunk) length() int64 { return int64(c.size) + c.hole }
 
 func (c *chunk) encode(p []byte) {
 	le := binary.LittleEndian
 	copy(p, c.digest[:])
+	if c.hole > 0 {
+		le.PutUint64(p, uint64(c.hole))
+	}
 	le.PutUint64(p[32:], uint64(c.offset))
 	le.PutUint64(p[40:], uint64(c.member))
 	le.PutUint32(p[48:], c.size)
@@ -244,10 +252,15 @@ func (c *chunk) encode(p []byte) {
 
 func decodeChunk(p *[chunkSize]byte) chunk {
 	le := binary.LittleEndian
-	return chunk{
+	c := chunk{
 		digest: estargz.Digest(p[:32]), offset: int64(le.Uint64(p[32:])), member: int64(le.Uint64(p[40:])),
 		size: le.Uint32(p[48:]), stored: le.Uint32(p[52:]), inner: le.Uint32(p[56:]), owner: le.Uint32(p[60:]),
 	}
+	if c.size == 0 {
+		c.hole = int64(le.Uint64(p[:8]))
+		clear(c.digest[:8]) // the rest is zero, or the record is no hole
+	}
+	return c
 }
 
 func encodeLayer(l *LayerInfo, p []byte) {

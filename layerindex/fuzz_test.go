@@ -73,7 +73,10 @@ func fuzzEntries(p []byte) []*estargz.Entry {
 			Type: estargz.EntryType(take() % 10), Name: name(), Mode: uint32(take()) << 8, UID: uint32(take()),
 			Size: int64(int8(take())), Offset: int64(take()) << (take() % 64), InnerOffset: int64(take()),
 			ChunkOffset: int64(take()), ChunkSize: int64(int8(take())), HasChunkDigest: take()%4 != 0, HasDigest: take()%2 == 0,
-			ModTime: time.Unix(int64(take())<<(take()%64), 0),
+			ModTime: time.Unix(int64(take())<<(take()%64), 0), Hole: take()%8 == 1,
+		}
+		if e.Hole {
+			e.Size, e.ChunkSize = e.Size<<32, e.ChunkSize<<32
 		}
 		if e.Type == estargz.TypeSymlink || e.Type == estargz.TypeHardlink {
 			e.LinkName = name()

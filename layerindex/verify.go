@@ -115,7 +115,7 @@ func (v *verifier) checkChunks() error {
 	}
 	v.files = make([]fileSpan, v.numNodes+1)
 	streamed := !v.layers[0].Format.InMembers()
-	var last chunk
+	var last, data chunk // data: the last chunk that is no hole
 	var file fileSpan
 	for i := range v.numChunks {
 		p := v.in[secChunks].next(chunkSize)
@@ -123,7 +123,7 @@ func (v *verifier) checkChunks() error {
 			return corrupt("chunk table")
 		}
 		c := decodeChunk((*[chunkSize]byte)(p))
-		if !v.plausible(&c, streamed) || i > 0 && !follows(&last, &c, streamed) {
+		if !v.plausible(&c, streamed) || c.member < last.member || data.size > 0 && !follows(&data, &c, streamed) {
 			return corrupt("chunk %d", i)
 		}
 		if c.offset == 0 {
@@ -136,28 +136,35 @@ func (v *verifier) checkChunks() error {
 			return corrupt("chunk %d does not continue a file", i)
 		}
 		file.count++
-		if file.size += uint64(c.size); file.size > math.MaxInt64 {
+		if file.size += uint64(c.length()); file.size > math.MaxInt64 {
 			return corrupt("chunk %d ends too far", i)
 		}
 		v.files[c.owner] = file
-		last = c
+		if last = c; c.hole == 0 {
+			data = c
+		}
 	}
 	return nil
 }
 
 // plausible reports whether c can be a chunk at all.
 func (v *verifier) plausible(c *chunk, streamed bool) bool {
-	return c.owner != 0 && c.owner <= v.numNodes && c.size != 0 && c.member >= 0 &&
-		c.member <= maxMember && (!streamed || c.inner|c.stored == 0)
+	if c.owner == 0 || c.owner > v.numNodes || c.member < 0 || c.member > maxMember {
+		return false
+	}
+	if c.size == 0 {
+		return c.hole > 0 && c.inner|c.stored == 0 && c.digest.IsZero()
+	}
+	return !streamed || c.inner|c.stored == 0
 }
 
-// follows reports whether c may come after last in blob order.
+// follows reports whether c may come after last, which is no hole, in blob order.
 func follows(last, c *chunk, streamed bool) bool {
 	switch {
 	case streamed:
 		return c.member-last.member >= int64(last.size)
 	case c.member == last.member:
-		return c.stored == last.stored && uint64(c.inner) >= uint64(last.inner)+uint64(last.size)
+		return c.hole > 0 || c.stored == last.stored && uint64(c.inner) >= uint64(last.inner)+uint64(last.size)
 	}
 	return c.member-last.member >= int64(last.stored)
 }
