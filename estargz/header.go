@@ -32,6 +32,19 @@ var entryTypes = map[byte]EntryType{ //nolint:gochecknoglobals // a constant tab
 	tar.TypeFifo:    TypeFifo,
 }
 
+// isSparse knows the forms of GNU tar: a type of its own, or PAX records.
+func isSparse(h *tar.Header) bool {
+	if h.Typeflag == tar.TypeGNUSparse {
+		return true
+	}
+	for k := range h.PAXRecords {
+		if strings.HasPrefix(k, paxSparse) {
+			return true
+		}
+	}
+	return false
+}
+
 // plainHeader brings h to the form it is written in: sparse and contiguous files
 // become plain ones, for what is written is their whole content.
 func plainHeader(h *tar.Header) {

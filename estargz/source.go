@@ -84,6 +84,7 @@ func (c ctxReader) Read(p []byte) (int, error) {
 type tarReader struct {
 	tr     *tar.Reader
 	global map[string]string // never changed, only replaced
+	sparse bool              // the last entry is
 }
 
 // next gives the next entry, or [io.EOF].
@@ -105,6 +106,7 @@ func (t *tarReader) next() (*tar.Header, error) {
 		if reserved(cleanName(h.Name)) {
 			continue
 		}
+		t.sparse = isSparse(h)
 		plainHeader(h)
 		if err := applyGlobal(h, t.global); err != nil {
 			return nil, fmt.Errorf("entry %.100q: %w", h.Name, err)

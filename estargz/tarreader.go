@@ -11,12 +11,36 @@ import (
 // TarReader reads a plain tar as the entries that a TOC of it would have. It is
 // how layers that are not eStargz are indexed. Names need not be UTF-8: nothing
 // here becomes JSON.
-type TarReader struct{ tars tarReader }
+type TarReader struct {
+	tars tarReader
+	read *counter
+}
+
+// counter counts what is read.
+type counter struct {
+	r io.Reader
+	n int64
+}
+
+func (c *counter) Read(p []byte) (int, error) {
+	n, err := c.r.Read(p)
+	c.n += int64(n)
+	return n, err
+}
 
 // NewTarReader reads the uncompressed tar stream r.
 func NewTarReader(r io.Reader) *TarReader {
-	return &TarReader{tars: tarReader{tr: tar.NewReader(r)}}
+	read := &counter{r: r}
+	return &TarReader{tars: tarReader{tr: tar.NewReader(read)}, read: read}
 }
+
+// Offset is how far the tar was read, bytes. Directly after Next it is where the
+// content of the entry begins, unless the entry is sparse.
+func (t *TarReader) Offset() int64 { return t.read.n }
+
+// Sparse reports whether the entry that Next gave last is a sparse file, whose
+// content is not in the tar as it is read here.
+func (t *TarReader) Sparse() bool { return t.tars.sparse }
 
 // Next gives the next entry, or [io.EOF]. Landmarks and TOCs are left out, PAX
 // global headers applied, sparse files described as the plain files they stand

@@ -94,6 +94,15 @@ func NewBuilder(info LayerInfo, lim Limits) *Builder {
 // when all were added.
 func (b *Builder) SetTOCDigest(d estargz.Digest) { b.info.TOCDigest = d }
 
+// SetFormat says what the layer's format is, where that is only known when all
+// entries were added. Whether chunks lie in members cannot change.
+func (b *Builder) SetFormat(f Format) {
+	if (!f.known() || f.InMembers() != b.info.Format.InMembers()) && b.err == nil {
+		b.err = fserr.Newf(fserr.Invalid, "build index", "", "layer format %d cannot become %d", b.info.Format, f)
+	}
+	b.info.Format = f
+}
+
 func impliedDir(parent, depth uint32) treeNode {
 	return treeNode{mode: ModeDir | 0o755, parent: parent, depth: depth, implied: true}
 }

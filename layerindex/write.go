@@ -14,6 +14,9 @@ import (
 // tempMark is in the name of every file that is still being written.
 const tempMark = ".nineply-index-"
 
+// TempPattern names temporary files, for os.CreateTemp, that [IsTemp] knows.
+const TempPattern = tempMark + "*"
+
 // IsTemp reports whether a file of this base name is an unfinished index, left
 // behind by a crash. Such files are never opened and may be removed while no
 // index is being written.
@@ -58,7 +61,7 @@ func (im *image) writeFile(fsys fileSystem, path string) (err error) {
 		}
 	}()
 	dir := filepath.Dir(path)
-	f, err := fsys.CreateTemp(dir, tempMark+"*")
+	f, err := fsys.CreateTemp(dir, TempPattern)
 	if err != nil {
 		return err
 	}

@@ -21,9 +21,12 @@ const maxMember = 256 << 20
 // or an error, when it returns.
 func (r *run) execute(ctx context.Context, s *Scheduler) {
 	var err error
-	if r.layer.streamer != nil {
+	switch {
+	case r.layer.streamer != nil:
 		err = r.executeStream(ctx, s)
-	} else {
+	case r.layer.spans != nil:
+		err = r.executeSpans(ctx, s)
+	default:
 		err = r.executeRange(ctx, s)
 	}
 	if err == nil {

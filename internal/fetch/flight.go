@@ -13,7 +13,7 @@ import (
 type flight struct {
 	digest  estargz.Digest
 	run     *run          // that brings it
-	member  int64         // where in that run's blob
+	start   int64         // of what has to be decoded for it, in that run's blob
 	waiters int           // readers
 	landed  bool          // done is closed
 	done    chan struct{} // closed when data or err is set
@@ -80,13 +80,14 @@ func (s *Scheduler) hastenLocked(l *Layer, i uint32, c estargz.Chunk, f *flight)
 		s.liftLocked(f.run, Demand)
 		return
 	}
-	if f.member-f.run.pos <= s.opts.JoinAhead || l.streamer != nil {
+	if f.start-f.run.pos <= s.opts.JoinAhead || l.streamer != nil {
 		return
 	}
-	r := &run{layer: l, prio: Demand, lo: c.Member, hi: c.Member + c.MemberSize, pos: c.Member, waiters: f.waiters}
+	lo, hi := l.extent(&c)
+	r := &run{layer: l, prio: Demand, lo: lo, hi: hi, pos: lo, waiters: f.waiters}
 	r.items = []item{{flight: f, chunk: c, number: i}}
 	f.run.waiters -= f.waiters
-	f.run, f.member = r, c.Member
+	f.run, f.start = r, lo
 	s.enqueueLocked(r)
 }
 

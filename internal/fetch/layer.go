@@ -23,7 +23,8 @@ type Layer struct {
 	s        *Scheduler
 	name     string
 	blob     source.Blob
-	streamer Streamer
+	spans    Spans    // nil: chunks lie in members
+	streamer Streamer // nil: the blob can be read in ranges
 	chunks   ChunkMap
 
 	locs    []atomic.Uint64 // chunk number to chunkstore.Loc; 0: not known to be local
@@ -43,6 +44,14 @@ func (s *Scheduler) NewLayer(name string, blob source.Blob, chunks ChunkMap) *La
 func (s *Scheduler) NewStreamLayer(name string, streamer Streamer, chunks ChunkMap) *Layer {
 	l := s.NewLayer(name, nil, chunks)
 	l.streamer = streamer
+	return l
+}
+
+// NewSpanLayer is NewLayer for a layer whose chunks have no members, and are
+// reached through spans.
+func (s *Scheduler) NewSpanLayer(name string, blob source.Blob, spans Spans, chunks ChunkMap) *Layer {
+	l := s.NewLayer(name, blob, chunks)
+	l.spans = spans
 	return l
 }
 
@@ -129,9 +138,13 @@ func (l *Layer) probe(i uint32, limit int64) {
 	if !ok || l.streamer != nil {
 		return
 	}
-	for i = min(i, l.chunks.ChunksFrom(first.Member)); ; i++ {
+	start, _ := l.extent(&first)
+	for i = min(i, l.chunks.ChunksFrom(l.begin(&first))); ; i++ {
 		c, ok := l.chunks.Chunk(i)
-		if !ok || c.Member > first.Member+limit {
+		if !ok {
+			return
+		}
+		if lo, _ := l.extent(&c); lo > start+limit {
 			return
 		}
 		l.find(i, c.Digest)

@@ -63,10 +63,11 @@ func mergeItems(a, b []item) []item {
 	return append(append(merged, a...), b...)
 }
 
-// planLocked plans a run over the missing chunks from the member of chunk i up
-// to, not including, chunk end: of at most limit bytes, but at least one member.
-// It returns the number of the first chunk it did not consider. The run is nil
-// when nothing is missing within the limit.
+// planLocked plans a run over the missing chunks around chunk i, which is one of
+// them: from the start of what has to be decoded for it up to, not including,
+// chunk end; of at most limit bytes, but no less than chunk i needs. It returns the
+// number of the first chunk it did not consider. The run is nil when nothing is
+// missing within the limit.
 func (s *Scheduler) planLocked(l *Layer, i, end uint32, prio Priority, limit int64) (*run, uint32) {
 	r := &run{layer: l, prio: prio, keep: prio != Demand}
 	if l.streamer != nil {
@@ -76,36 +77,40 @@ func (s *Scheduler) planLocked(l *Layer, i, end uint32, prio Priority, limit int
 		}
 		return nil, end
 	}
+	wanted := i
 	if c, ok := l.chunks.Chunk(i); ok {
-		i = min(i, l.chunks.ChunksFrom(c.Member))
+		i = min(i, l.chunks.ChunksFrom(l.begin(&c)))
 	}
-	member := int64(-1) // the last member taken
 	for ; i < end; i++ {
 		c, ok := l.chunks.Chunk(i)
 		if !ok {
 			break
 		}
-		if member >= 0 && c.Member != member && (c.Member+c.MemberSize-r.lo > limit || c.Member > r.hi+s.opts.Gap) {
+		lo, hi := l.extent(&c)
+		if len(r.items) > 0 && i > wanted && hi > r.hi && (hi-r.lo > limit || lo > r.hi+s.opts.Gap) {
 			break
 		}
 		if s.flights[c.Digest] != nil || l.present(i) {
 			continue
 		}
-		if member < 0 {
-			r.lo, r.pos = c.Member, c.Member
+		if len(r.items) == 0 {
+			r.lo, r.pos = lo, lo
 		}
-		member = c.Member
-		r.hi = max(r.hi, c.Member+c.MemberSize)
+		r.hi = max(r.hi, hi)
 		s.addLocked(r, c, i)
 	}
-	if member < 0 {
+	if len(r.items) == 0 {
 		return nil, i
 	}
 	return r, i
 }
 
 func (s *Scheduler) addLocked(r *run, c estargz.Chunk, number uint32) {
-	f := &flight{digest: c.Digest, run: r, member: c.Member, done: make(chan struct{})}
+	lo := c.Member
+	if l := r.layer; l.streamer == nil {
+		lo, _ = l.extent(&c)
+	}
+	f := &flight{digest: c.Digest, run: r, start: lo, done: make(chan struct{})}
 	s.flights[c.Digest] = f
 	r.items = append(r.items, item{flight: f, chunk: c, number: number})
 }

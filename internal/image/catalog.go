@@ -116,7 +116,7 @@ func (c *Catalog) Close() error {
 		}
 	}
 	for _, l := range c.layers {
-		if err := l.index.Close(); err != nil && first == nil {
+		if err := l.close(); err != nil && first == nil {
 			first = err
 		}
 	}

@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
 	"strings"
 	"time"
 
@@ -28,6 +26,8 @@ const maxBuilding = 8
 const (
 	formatEStargz     = "estargz"
 	formatZstdChunked = "zstd:chunked"
+	formatGzipIndex   = "gzip+index"
+	formatTarIndex    = "tar+index"
 	formatWhole       = "whole" // read whole, whatever its compression
 )
 
@@ -38,6 +38,7 @@ type Layer struct {
 	digest estargz.Digest
 	index  *layerindex.Index
 	bytes  *fetch.Layer
+	spans  *spans // of a layer that is reached through checkpoints
 	rec    layerRecord
 
 	// Guarded by Catalog.mu.
@@ -92,7 +93,21 @@ func (c *Catalog) release(layers ...*Layer) {
 	}
 	for idle := c.idleLayersLocked(); len(idle) > maxIdle; idle = idle[1:] {
 		delete(c.layers, idle[0].digest)
-		c.closeIndex(idle[0].index)
+		c.closeLayer(idle[0])
+	}
+}
+
+// close lets go of the layer's files.
+func (l *Layer) close() error {
+	if l.spans == nil {
+		return l.index.Close()
+	}
+	return errors.Join(l.index.Close(), l.spans.file.Close())
+}
+
+func (c *Catalog) closeLayer(l *Layer) {
+	if err := l.close(); err != nil {
+		c.log.Warn("closing a layer", zap.Stringer("layer", l.digest), zap.Error(err))
 	}
 }
 
@@ -142,11 +157,22 @@ func (c *Catalog) bind(ctx context.Context, d estargz.Digest, index *layerindex.
 	}
 	l := &Layer{digest: d, index: index, rec: rec}
 	name := rec.Ref + " layer " + d.String()
-	if index.Info().Format.InMembers() {
+	switch format := index.Info().Format; format {
+	case layerindex.FormatEStargz, layerindex.FormatZstdChunked:
 		l.bytes = c.sched.NewLayer(name, blob, index)
-	} else {
-		l.bytes = c.sched.NewStreamLayer(name, &wholeLayer{c: c, blob: blob, desc: rec.Desc, index: index}, index)
+		return l, nil
+	case layerindex.FormatTar:
+		l.bytes = c.sched.NewSpanLayer(name, blob, fetch.Plain{}, index)
+		return l, nil
+	case layerindex.FormatSpans:
+		if l.spans, err = openSpans(c.spansPath(d), d, blob.Size()); err == nil {
+			l.bytes = c.sched.NewSpanLayer(name, blob, l.spans, index)
+			return l, nil
+		}
+		c.log.Warn("no checkpoints, the layer is read whole once more when needed", zap.Stringer("layer", d), zap.Error(err))
+		l.rec.Format, l.rec.Reason = formatWhole, "its checkpoints are lost: "+err.Error()
 	}
+	l.bytes = c.sched.NewStreamLayer(name, &wholeLayer{c: c, blob: blob, desc: rec.Desc, index: index}, index)
 	return l, nil
 }
 
@@ -179,20 +205,8 @@ func (c *Catalog) build(ctx context.Context, ref string, d estargz.Digest, desc 
 		}
 		rec.Reason = err.Error()
 	}
-	rec.Format = formatWhole
 	c.log.Info("layer is read whole", zap.String("image", ref), zap.Stringer("layer", d), zap.String("reason", rec.Reason))
-	rec.DiffID, err = c.indexWhole(ctx, blob, d, desc)
-	if err != nil {
-		return rec, err
-	}
-	if diffID != "" && rec.DiffID != diffID {
-		err := fserr.Newf(fserr.Corrupt, "verify", "", "its content has diff ID %s, the image's config says %s", rec.DiffID, diffID)
-		if rerr := os.Remove(c.layerPath(d)); rerr != nil && !errors.Is(rerr, fs.ErrNotExist) {
-			err = errors.Join(err, rerr)
-		}
-		return rec, err
-	}
-	return rec, nil
+	return rec, c.indexWhole(ctx, blob, d, &rec, diffID)
 }
 
 // claimOf gives what the manifest says of a layer's TOC, or the reason why the
