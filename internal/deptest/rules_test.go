@@ -85,6 +85,8 @@ var soleImporters = map[string][]string{
 	"github.com/dgraph-io/badger/": {"chunkstore"},
 	"github.com/hanwen/go-fuse/":   {"internal/mount"},
 	"github.com/spf13/cobra":       {"internal/cli", "internal/cli/..."},
+	// A containerd is a host of the snapshotter, and one more place for images.
+	"github.com/containerd/containerd/": {"snapshotter", "snapshotter/...", "internal/coldstart", "internal/source/containerdstore"},
 }
 
 // vagueNames say nothing about what is inside.
