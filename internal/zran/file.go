@@ -11,17 +11,29 @@ import (
 	"github.com/nineply/nineply/internal/fserr"
 )
 
-// The file: a header, a table of checkpoints, and their packed windows one after
-// the other. All numbers are little endian.
+// The file: a header, a table of checkpoints, digests of the spans between them if
+// flagDigests is set, and the packed windows one after the other. All numbers are
+// little endian.
 const (
 	magic         = "nplyzran"
 	formatVersion = 1
 
 	headerSize = 128
-	headerCRC  = headerSize - 4 // of header and table, with this field zero
+	headerRest = 76             // from here on zeros, up to the checksum
+	headerCRC  = headerSize - 4 // of header, table and digests, with this field zero
 	recordSize = 32
+	digestSize = 32
 
+	// Flags of a file.
+	flagDigests = 1 // every span has a digest
+	flagPlain   = 2 // the blob is not compressed
+	flagsKnown  = flagDigests | flagPlain
+
+	// Flags of a checkpoint.
 	flagMember = 1
+
+	// maxRecords bounds the table of a file, which is in memory while it is open.
+	maxRecords = 128 << 10
 
 	// maxWindowPacked is more than any encoder makes of a window, bytes.
 	maxWindowPacked = windowLen + 1024
@@ -44,7 +56,10 @@ type Info struct {
 	Blob     [32]byte // sha256 of the compressed blob
 	BlobSize int64    // bytes
 	Size     int64    // of the decompressed blob, bytes
-	Span     int64    // output between two checkpoints at least, bytes
+	Span     int64    // output between two checkpoints at least, bytes; 0 if not known
+	// Plain says that the blob is not compressed. Its checkpoints only mark spans
+	// that have digests.
+	Plain bool
 }
 
 // WriteTo writes the index file of the blob that was read, whose sha256 is blob.
@@ -56,23 +71,39 @@ func (r *Recorder) WriteTo(w io.Writer, blob [32]byte) error {
 	if len(r.points) == 0 || r.points[0].in != 0 {
 		return errors.New("zran: no checkpoint at the start of the blob")
 	}
-	head := make([]byte, headerSize+recordSize*len(r.points))
+	return writeFile(w, Info{Blob: blob, BlobSize: r.source.n, Size: r.out, Span: r.span}, r.points, nil)
+}
+
+// writeFile writes an index file; digests has one for each point, or is nil.
+func writeFile(w io.Writer, info Info, points []point, digests [][digestSize]byte) error {
+	head := make([]byte, headerSize+recordSize*len(points), headerSize+recordSize*len(points)+digestSize*len(digests))
 	le := binary.LittleEndian
 	copy(head, magic)
 	le.PutUint32(head[8:], formatVersion)
-	le.PutUint32(head[12:], uint32(len(r.points)))
-	copy(head[16:48], blob[:])
-	le.PutUint64(head[48:], uint64(r.source.n))
-	le.PutUint64(head[56:], uint64(r.out))
-	le.PutUint64(head[64:], uint64(r.span))
-	for i, p := range r.points {
-		p.encode(head[headerSize+i*recordSize:])
+	le.PutUint32(head[12:], uint32(len(points)))
+	copy(head[16:48], info.Blob[:])
+	le.PutUint64(head[48:], uint64(info.BlobSize))
+	le.PutUint64(head[56:], uint64(info.Size))
+	le.PutUint64(head[64:], uint64(info.Span))
+	flags := uint32(0)
+	if digests != nil {
+		flags |= flagDigests
+	}
+	if info.Plain {
+		flags |= flagPlain
+	}
+	le.PutUint32(head[72:], flags)
+	for i := range points {
+		points[i].encode(head[headerSize+i*recordSize:])
+	}
+	for i := range digests {
+		head = append(head, digests[i][:]...)
 	}
 	le.PutUint32(head[headerCRC:], crc32.Checksum(head, castagnoli()))
 	if _, err := w.Write(head); err != nil {
 		return fmt.Errorf("write checkpoints: %w", err)
 	}
-	for _, p := range r.points {
+	for _, p := range points {
 		if _, err := w.Write(p.packed); err != nil {
 			return fmt.Errorf("write checkpoints: %w", err)
 		}

@@ -19,6 +19,7 @@ type Index struct {
 	info    Info
 	ra      io.ReaderAt
 	entries []entry
+	digests [][digestSize]byte // of the span from each entry on; nil if there are none
 }
 
 // entry is a checkpoint whose window is in the file.
@@ -51,10 +52,15 @@ func Open(ra io.ReaderAt, size int64) (*Index, error) {
 		return nil, fmt.Errorf("%w: %d", ErrVersion, v)
 	}
 	count := int64(le.Uint32(head[12:]))
-	if count == 0 || count > (size-headerSize)/recordSize || count > 2*maxPoints {
+	flags := le.Uint32(head[72:])
+	row := int64(recordSize)
+	if flags&flagDigests != 0 {
+		row += digestSize
+	}
+	if count == 0 || count > (size-headerSize)/row || count > maxRecords {
 		return nil, corrupt("%d checkpoints in %d bytes", count, size)
 	}
-	table := make([]byte, count*recordSize)
+	table := make([]byte, count*row)
 	if _, err := ra.ReadAt(table, headerSize); err != nil && err != io.EOF {
 		return nil, fmt.Errorf("read checkpoints: %w", err)
 	}
@@ -63,12 +69,21 @@ func Open(ra io.ReaderAt, size int64) (*Index, error) {
 	if got := crc32.Update(crc32.Checksum(head, castagnoli()), castagnoli(), table); got != sum {
 		return nil, corrupt("checksum differs")
 	}
+	for _, c := range head[headerRest:headerCRC] {
+		if flags&^flagsKnown != 0 || c != 0 {
+			return nil, corrupt("unknown flags")
+		}
+	}
 	x := &Index{ra: ra}
-	return x, x.load(head, table, size)
+	x.info.Plain = flags&flagPlain != 0
+	for d := table[count*recordSize:]; len(d) > 0; d = d[digestSize:] {
+		x.digests = append(x.digests, [digestSize]byte(d))
+	}
+	return x, x.load(head, table[:count*recordSize], headerSize+count*row, size)
 }
 
-// load decodes header and table.
-func (x *Index) load(head, table []byte, size int64) error {
+// load decodes header and table; windows are from at on, to the end of the file.
+func (x *Index) load(head, table []byte, at, size int64) error {
 	le := binary.LittleEndian
 	x.info.Blob = [32]byte(head[16:48])
 	for i, into := range []*int64{&x.info.BlobSize, &x.info.Size, &x.info.Span} {
@@ -78,17 +93,19 @@ func (x *Index) load(head, table []byte, size int64) error {
 		}
 		*into = int64(v)
 	}
-	at := headerSize + int64(len(table))
 	x.entries = make([]entry, 0, len(table)/recordSize)
 	for ; len(table) > 0; table = table[recordSize:] {
 		e, err := decodeRecord(table)
 		if err != nil {
 			return err
 		}
-		if n := len(x.entries); n == 0 && (e.in != 0 || e.out != 0 || !e.member) ||
+		if n := len(x.entries); n == 0 && (e.out != 0 || e.bit != 0 || e.window != 0) ||
 			n > 0 && (e.in <= x.entries[n-1].in || e.out <= x.entries[n-1].out) ||
 			e.in >= x.info.BlobSize || e.out > x.info.Size {
 			return corrupt("checkpoint %d is out of order", n)
+		}
+		if x.info.Plain && (e.in != e.out || e.bit != 0 || e.window != 0 || e.member) {
+			return corrupt("checkpoint in a blob that is not compressed")
 		}
 		e.at = at
 		at += int64(e.packed)
@@ -125,36 +142,62 @@ func (x *Index) before(off int64) int {
 // the checkpoint before them to the one behind.
 func (x *Index) Extent(off, n int64) (lo, hi int64) {
 	i := max(0, x.before(off))
+	if x.info.Plain && x.digests == nil {
+		return off, off + n
+	}
 	end := sort.Search(len(x.entries), func(i int) bool { return x.entries[i].out >= off+n })
-	if end == len(x.entries) {
-		return x.entries[i].in, x.info.BlobSize
+	return x.entries[i].in, x.spanEnd(max(end-1, i))
+}
+
+// spanEnd is where the span from checkpoint i on ends in the blob. It shares a
+// byte with the next one if that begins within it.
+func (x *Index) spanEnd(i int) int64 {
+	if i+1 == len(x.entries) {
+		return x.info.BlobSize
 	}
-	e := &x.entries[max(end, i)]
-	hi = e.in
+	e := &x.entries[i+1]
 	if e.bit > 0 {
-		hi++
+		return e.in + 1
 	}
-	return x.entries[i].in, max(hi, x.entries[i].in+1)
+	return e.in
 }
 
 // First is where output begins that an [Index.Extent] for off yields too.
 func (x *Index) First(off int64) int64 { return x.entries[max(0, x.before(off))].out }
 
+// Reader reads the decompressed blob from a checkpoint on.
+type Reader interface {
+	io.ReadCloser
+	// Discard skips n bytes, or fails as Read does.
+	Discard(n int64) error
+}
+
 // Start decompresses from the checkpoint at lo, which is a lower bound that
 // [Index.Extent] gave. body has the bytes of the blob from there on. The stream
-// begins at the offset out of the output, and must be closed.
-func (x *Index) Start(body io.Reader, lo int64) (s *inflate.Stream, out int64, err error) {
+// begins at the offset out of the output, and must be closed. Where spans have
+// digests, nothing comes out of a span that was not compared with its digest
+// first, and body must reach to the end of the last span that is read.
+func (x *Index) Start(body io.Reader, lo int64) (r Reader, out int64, err error) {
 	i := sort.Search(len(x.entries), func(i int) bool { return x.entries[i].in >= lo })
 	if i == len(x.entries) || x.entries[i].in != lo {
 		return nil, 0, fmt.Errorf("zran: no checkpoint at %d", lo)
 	}
 	e := &x.entries[i]
+	if x.digests != nil {
+		body = &verifier{x: x, body: body, span: i}
+	}
+	if x.info.Plain {
+		return plain{body}, e.out, nil
+	}
 	window, err := x.loadWindow(e)
 	if err != nil {
 		return nil, 0, err
 	}
-	s, err = inflate.NewStream(body, inflate.Point{In: e.in, Bit: e.bit, Member: e.member, Out: e.out, Window: window})
-	return s, e.out, err
+	s, err := inflate.NewStream(body, inflate.Point{In: e.in, Bit: e.bit, Member: e.member, Out: e.out, Window: window})
+	if err != nil {
+		return nil, 0, err
+	}
+	return s, e.out, nil
 }
 
 // decoders unpack windows.
