@@ -131,7 +131,7 @@ func externalTOC(outside []metadata.Decompressor) ([]byte, error) {
 			return nil, err
 		}
 		var packed bytes.Buffer
-		err = packTOC(&packed, text)
+		err = packTOC(&packed, io.Discard, text)
 		return packed.Bytes(), err
 	}
 	return nil, errors.New("nobody has the TOC")

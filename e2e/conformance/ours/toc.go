@@ -10,10 +10,10 @@ import (
 	"github.com/nineply/nineply/estargz"
 )
 
-// packTOC writes a layer of a TOC image: a tar.gz with the TOC alone.
-func packTOC(w io.Writer, text []byte) error {
+// packTOC writes a tar.gz with the TOC alone, and its tar to diff.
+func packTOC(w, diff io.Writer, text []byte) error {
 	zw := gzip.NewWriter(w)
-	tw := tar.NewWriter(zw)
+	tw := tar.NewWriter(io.MultiWriter(zw, diff))
 	if err := tw.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: estargz.TOCName, Size: int64(len(text))}); err != nil {
 		return err
 	}
