@@ -35,7 +35,7 @@ func ClaimOf(annotations map[string]string) (Claim, error) {
 	var c Claim
 	if text, ok := annotations[AnnotationTOCDigest]; ok {
 		d, err := ParseDigest(text)
-		if err != nil {
+		if err != nil || d.IsZero() {
 			return Claim{}, fmt.Errorf("%w: %s %.100q", ErrClaim, AnnotationTOCDigest, text)
 		}
 		c.TOC = d
@@ -58,7 +58,7 @@ func ClaimOf(annotations map[string]string) (Claim, error) {
 // packed adds what one pair of annotations says.
 func (c *Claim) packed(sum, position string) error {
 	d, err := ParseDigest(sum)
-	if err != nil {
+	if err != nil || d.IsZero() {
 		return fmt.Errorf("%w: %.100q is no digest", ErrClaim, sum)
 	}
 	place, err := parsePosition(position)
@@ -74,7 +74,7 @@ func (c *Claim) packed(sum, position string) error {
 
 // parsePosition reads offset:length:uncompressed length:type.
 func parsePosition(text string) (Footer, error) {
-	parts := strings.Split(text, ":")
+	parts := strings.SplitN(text, ":", 5)
 	var v [4]int64
 	if len(parts) != len(v) {
 		return Footer{}, fmt.Errorf("%w: position %.100q", ErrClaim, text)

@@ -21,15 +21,18 @@ const (
 var decodeBuffers = sync.Pool{New: func() any { return new([]byte) }} //nolint:gochecknoglobals // a pool keeps nothing that matters
 
 // DecodeMember decompresses the gzip member or the zstd frames at the start of
-// member, whichever its first bytes say, as far as the last wanted chunk, checks each wanted chunk against its digest, and calls emit
-// with the chunk's index in want and its bytes. want lists chunks of this one
-// member in ascending order; there may be others in between. The bytes are valid
-// until emit returns.
+// member, whichever its first bytes say, as far as the last wanted chunk, checks
+// each wanted chunk against its digest, and calls emit with the chunk's index in
+// want and its bytes. want lists chunks of this one member in ascending order;
+// there may be others in between, but no holes. The bytes are valid until emit
+// returns.
 //
 // It fails with [ErrDigest] for the first chunk that does not match, with the
 // errors of internal/inflate or with [ErrZstd] if the member is damaged before
-// that, with an [fserr.Invalid] if want is not as described, and with emit's error. It needs
-// memory for one chunk, or 4 MiB.
+// that, with an [fserr.Invalid] if want is not as described, and with emit's
+// error. It needs memory for one chunk, or 4 MiB, and in a zstd frame that is not
+// read to its end the frame's window; none of it before the member turns out long
+// enough to become what is wanted.
 func DecodeMember(member []byte, want []Chunk, emit func(i int, payload []byte) error) error {
 	if len(want) == 0 {
 		return nil
@@ -40,7 +43,10 @@ func DecodeMember(member []byte, want []Chunk, emit func(i int, payload []byte) 
 	}
 	where := func(err error) error { return fmt.Errorf("member at %d: %w", want[0].Member, err) }
 	zstd := isZstd(member)
-	if !zstd && need/inflate.MaxExpansion > int64(len(member)) {
+	switch {
+	case zstd && need > zstdBound(member):
+		return where(inflate.ErrShort)
+	case !zstd && need/inflate.MaxExpansion > int64(len(member)):
 		return where(inflate.ErrTruncated)
 	}
 	whole := need <= max(wholeDecode, largest)
@@ -48,14 +54,18 @@ func DecodeMember(member []byte, want []Chunk, emit func(i int, payload []byte) 
 	if whole {
 		size = need
 	}
+	room := size
+	if zstd && whole {
+		room += zstdSlack // for the end of the last frame
+	}
 	p := decodeBuffers.Get().(*[]byte)
 	defer func() {
 		if cap(*p) <= keepBuffer {
 			decodeBuffers.Put(p)
 		}
 	}()
-	if int64(cap(*p)) < size {
-		*p = make([]byte, size)
+	if int64(cap(*p)) < room {
+		*p = make([]byte, room)
 	}
 	buf := (*p)[:size]
 	if zstd {
@@ -77,11 +87,17 @@ func DecodeMember(member []byte, want []Chunk, emit func(i int, payload []byte) 
 
 // decodeZstd is DecodeMember for zstd frames.
 func decodeZstd(member, buf []byte, whole bool, want []Chunk, emit func(int, []byte) error) error {
-	z, err := newZstdReader(member)
+	z, err := newZstdReader()
 	if err != nil {
 		return fmt.Errorf("member at %d: %w", want[0].Member, err)
 	}
 	defer z.Close() //nolint:errcheck // it only gives the decoder back
+	if whole && z.frames(buf, member) {
+		return deliverAll(buf, want, emit)
+	}
+	if err := z.start(member); err != nil {
+		return fmt.Errorf("member at %d: %w", want[0].Member, err)
+	}
 	if !whole {
 		return decodeParts(z, buf, want, emit)
 	}

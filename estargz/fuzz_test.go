@@ -69,12 +69,15 @@ func checkPromises(t *testing.T, list []estargz.Entry) {
 		if e.ChunkSize == 0 {
 			continue
 		}
-		if e.ChunkOffset != covered || !e.HasChunkDigest || e.Offset < member || e.Offset >= tocOffset ||
+		if e.ChunkOffset != covered || !e.HasChunkDigest && !e.Hole || e.Offset < member || e.Offset >= tocOffset ||
 			e.Offset == member && e.InnerOffset < inner || e.ChunkSize < 0 || e.InnerOffset < 0 {
 			t.Fatalf("%q: bad chunk %+v", e.Name, e)
 		}
 		covered += e.ChunkSize
-		member, inner = e.Offset, e.InnerOffset+e.ChunkSize
+		member, inner = e.Offset, math.MaxInt64
+		if e.ChunkSize < math.MaxInt64-e.InnerOffset {
+			inner = e.InnerOffset + e.ChunkSize
+		}
 	}
 	if covered != size {
 		t.Fatal("last file is not complete")

@@ -56,11 +56,14 @@ func readGzipTOC(r io.Reader, footer Footer, lim Limits, fn func(*Entry) error) 
 
 // readZstdTOC reads a TOC that is a zstd frame of its own, to the frame's end.
 func readZstdTOC(packed []byte, footer Footer, lim Limits, fn func(*Entry) error) (Digest, error) {
-	z, err := newZstdReader(packed)
+	z, err := newZstdReader()
 	if err != nil {
 		return Digest{}, fmt.Errorf("TOC: %w", err)
 	}
 	defer z.Close() //nolint:errcheck // it only gives the decoder back
+	if err := z.start(packed); err != nil {
+		return Digest{}, fmt.Errorf("TOC: %w", err)
+	}
 	if footer.TOCRawSize == 0 {
 		return parseTOC(&limitReader{z, lim.TOCSize}, footer, lim, fn)
 	}

@@ -3,13 +3,8 @@ package estargz
 import (
 	"bytes"
 	"encoding/binary"
-	"errors"
 	"fmt"
-	"io"
 	"math"
-	"sync"
-
-	"github.com/klauspost/compress/zstd"
 )
 
 // A zstd:chunked blob ends in skippable frames (RFC 8878, 3.1.2), which an
@@ -31,10 +26,6 @@ const (
 	zstdEnd64     = "GNUlInUx"
 	zstdTOCofCRFS = 1
 )
-
-// maxZstdWindow bounds the memory that a frame can ask for: what the strongest
-// level of the encoders in use for layers needs, bytes.
-const maxZstdWindow = 32 << 20
 
 // parseZstdFooter knows both dialects.
 func parseZstdFooter(tail []byte) (Footer, error) {
@@ -89,66 +80,3 @@ func appendSkippable(p []byte, n int) []byte {
 }
 
 func isZstd(p []byte) bool { return bytes.HasPrefix(p, []byte(zstdMagic)) }
-
-// zstdReader decompresses frames held in memory, without goroutines.
-type zstdReader struct {
-	dec *zstd.Decoder
-	src bytes.Reader
-}
-
-var zstdReaders = sync.Pool{New: func() any { return new(zstdReader) }} //nolint:gochecknoglobals // a pool keeps nothing that matters
-
-// newZstdReader starts at the beginning of p.
-func newZstdReader(p []byte) (*zstdReader, error) {
-	z := zstdReaders.Get().(*zstdReader)
-	z.src.Reset(p)
-	if z.dec == nil {
-		dec, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(maxZstdWindow))
-		if err != nil {
-			return nil, fmt.Errorf("zstd: %w", err)
-		}
-		z.dec = dec
-	}
-	// Hidden behind a plain reader, for the decoder would decompress a small
-	// buffer whole, however much it is to become.
-	if err := z.dec.Reset(struct{ io.Reader }{&z.src}); err != nil {
-		return nil, zstdError(err)
-	}
-	return z, nil
-}
-
-// Read fails with [ErrZstd] for what is not zstd, and ends in [io.EOF].
-func (z *zstdReader) Read(p []byte) (int, error) {
-	n, err := z.dec.Read(p)
-	if err != nil && !errors.Is(err, io.EOF) {
-		err = zstdError(err)
-	}
-	return n, err
-}
-
-// Discard skips n bytes.
-func (z *zstdReader) Discard(n int64) error {
-	_, err := io.CopyN(io.Discard, z, n)
-	return err
-}
-
-// Close gives the decoder back. The reader must not be used after it.
-func (z *zstdReader) Close() error {
-	z.src.Reset(nil)
-	if err := z.dec.Reset(nil); err != nil {
-		return nil //nolint:nilerr // a decoder that cannot be emptied is left to the collector
-	}
-	zstdReaders.Put(z)
-	return nil
-}
-
-// zstdError is what is wrong with a frame: its bytes, or what it asks for.
-func zstdError(err error) error {
-	switch {
-	case errors.Is(err, zstd.ErrWindowSizeExceeded), errors.Is(err, zstd.ErrDecoderSizeExceeded):
-		return fmt.Errorf("%w: %w", ErrZstdWindow, err)
-	case errors.Is(err, io.ErrUnexpectedEOF):
-		return fmt.Errorf("%w: truncated", ErrZstd)
-	}
-	return fmt.Errorf("%w: %w", ErrZstd, err)
-}
