@@ -4,6 +4,7 @@ import (
 	"context"
 	"strings"
 
+	digest "github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/nineply/nineply/internal/fserr"
@@ -87,4 +88,16 @@ func (m Mux) Pusher(ctx context.Context, ref string) (Pusher, error) {
 		return nil, err
 	}
 	return b.Pusher(ctx, ref)
+}
+
+// Referrers implements [Referrers].
+func (m Mux) Referrers(ctx context.Context, ref string, subject digest.Digest) (list []ocispec.Descriptor, kept bool, err error) {
+	b, err := m.pick(ref)
+	if err != nil {
+		return nil, false, err
+	}
+	if r, ok := b.(Referrers); ok {
+		return r.Referrers(ctx, ref, subject)
+	}
+	return nil, false, nil
 }
