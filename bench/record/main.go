@@ -1,6 +1,10 @@
 // Command record turns the output of go test -bench into JSON lines, one for
 // each benchmark and unit: name, value (the median), unit, n, min and max.
 //
+// A benchmark that reports a unit U and a unit "U-max" or "U-min" says by the
+// latter how much U may be at most or must be at least; the line of U has that as
+// its bar, and whether all runs met it.
+//
 //	go test -run '^$' -bench . -count 5 ./p9server | go run ./bench/record
 //
 // The output is passed on to standard error as it comes, so that a person can
@@ -27,7 +31,16 @@ type result struct {
 	N     int     `json:"n"` // runs
 	Min   float64 `json:"min"`
 	Max   float64 `json:"max"`
+
+	Bar *float64 `json:"bar,omitempty"`
+	Met *bool    `json:"met,omitempty"`
 }
+
+// The ends of a unit that is the bar of another.
+const (
+	atMost  = "-max"
+	atLeast = "-min"
+)
 
 func main() {
 	if err := record(os.Stdin, os.Stdout, os.Stderr); err != nil {
@@ -36,10 +49,12 @@ func main() {
 	}
 }
 
+// key is what a value is of.
+type key struct{ name, unit string }
+
 // record reads benchmark output and writes results. Output that says FAIL, or
 // that has no benchmark in it, is an error.
 func record(r io.Reader, w, echo io.Writer) error {
-	type key struct{ name, unit string }
 	values := map[key][]float64{}
 	var order []key
 	pkg, failed := "", false
@@ -75,13 +90,41 @@ func record(r io.Reader, w, echo io.Writer) error {
 	})
 	enc := json.NewEncoder(w)
 	for _, k := range order {
-		v := values[k]
-		slices.Sort(v)
-		if err := enc.Encode(result{k.name, median(v), k.unit, len(v), v[0], v[len(v)-1]}); err != nil {
+		slices.Sort(values[k])
+	}
+	for _, k := range order {
+		if isBar(values, k) {
+			continue
+		}
+		if err := enc.Encode(summarise(values, k)); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// summarise compares the sorted values of k with their bar.
+func summarise(values map[key][]float64, k key) result {
+	v := values[k]
+	res := result{Name: k.name, Value: median(v), Unit: k.unit, N: len(v), Min: v[0], Max: v[len(v)-1]}
+	if bar := values[key{k.name, k.unit + atMost}]; bar != nil {
+		met := res.Max <= bar[0]
+		res.Bar, res.Met = &bar[0], &met
+	} else if bar := values[key{k.name, k.unit + atLeast}]; bar != nil {
+		met := res.Min >= bar[0]
+		res.Bar, res.Met = &bar[0], &met
+	}
+	return res
+}
+
+// isBar reports whether k is the bar of another value.
+func isBar(values map[key][]float64, k key) bool {
+	for _, end := range []string{atMost, atLeast} {
+		if unit, ok := strings.CutSuffix(k.unit, end); ok && values[key{k.name, unit}] != nil {
+			return true
+		}
+	}
+	return false
 }
 
 // parse reads one line of a benchmark: its name without the number of CPUs, and
