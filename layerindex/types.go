@@ -76,6 +76,9 @@ const (
 	FormatSpans
 	// FormatTar: the blob is an uncompressed tar, and chunks are ranges of it.
 	FormatTar
+	// FormatSOCI: as FormatSpans, but the digests of the chunks are not known in
+	// advance, and what stands in their place are names.
+	FormatSOCI
 	numFormats = iota
 )
 

@@ -24,6 +24,7 @@ type Layer struct {
 	name     string
 	blob     source.Blob
 	spans    Spans    // nil: chunks lie in members
+	learner  Learner  // nil: the digests of all chunks are known
 	streamer Streamer // nil: the blob can be read in ranges
 	chunks   ChunkMap
 
@@ -55,13 +56,30 @@ func (s *Scheduler) NewSpanLayer(name string, blob source.Blob, spans Spans, chu
 	return l
 }
 
+// Learner is told the digests of chunks that had none in advance, by number, when
+// they were decoded. Its ChunkMap gives a name in the place of a digest that is
+// not known yet, which no other chunk has.
+type Learner interface {
+	ChunkMap
+	Learn(i uint32, d estargz.Digest)
+}
+
+// NewLearnedLayer is NewSpanLayer for a layer whose chunks have no digests in
+// advance: spans vouches for what it decodes, and chunks is told the digests.
+func (s *Scheduler) NewLearnedLayer(name string, blob source.Blob, spans Spans, chunks Learner) *Layer {
+	l := s.NewSpanLayer(name, blob, spans, chunks)
+	l.learner = chunks
+	return l
+}
+
 // Fetched is how many bytes of the blob were fetched, whatever for.
 func (l *Layer) Fetched() int64 { return l.fetched.Load() }
 
-// Local counts the chunks that are known to be in the store, and all chunks.
+// Local counts the chunks that are known to be in the store, or need not be, and
+// all chunks.
 func (l *Layer) Local() (local, total int) {
 	for i := range l.locs {
-		if l.locs[i].Load() != 0 {
+		if l.present(uint32(i)) || l.isHole(uint32(i)) {
 			local++
 		}
 	}
@@ -74,6 +92,12 @@ func (l *Layer) TryRead(i uint32, p []byte, off int64) (int, bool) {
 	c, ok := l.chunks.Chunk(i)
 	if !ok {
 		return 0, false
+	}
+	if c.Hole {
+		n := min(int64(len(p)), max(0, c.Size-off))
+		clear(p[:n])
+		l.advance(i, false)
+		return int(n), true
 	}
 	// A cached place may have been evicted and the chunk stored again elsewhere,
 	// so a place that fails is looked up anew once.
@@ -131,6 +155,12 @@ func (l *Layer) Read(ctx context.Context, i uint32, p []byte, off int64) (int, e
 // present reports whether chunk i is known to be local, without a lookup.
 func (l *Layer) present(i uint32) bool { return l.locs[i].Load() != 0 }
 
+// isHole reports whether chunk i is one that nobody has to fetch.
+func (l *Layer) isHole(i uint32) bool {
+	c, ok := l.chunks.Chunk(i)
+	return ok && c.Hole
+}
+
 // probe looks up which of the chunks from i on, over limit bytes of the blob,
 // are local already, so that planning does not ask for them.
 func (l *Layer) probe(i uint32, limit int64) {
@@ -147,7 +177,9 @@ func (l *Layer) probe(i uint32, limit int64) {
 		if lo, _ := l.extent(&c); lo > start+limit {
 			return
 		}
-		l.find(i, c.Digest)
+		if !c.Hole {
+			l.find(i, c.Digest)
+		}
 	}
 }
 
@@ -172,6 +204,9 @@ func (l *Layer) store(s *Scheduler, number uint32, d estargz.Digest, data []byte
 		s.stats.notStored.Add(1)
 		s.opts.Logger.Debug("chunk not cached", zap.String("layer", l.name), zap.Error(err))
 		return
+	}
+	if l.learner != nil {
+		l.learner.Learn(number, d)
 	}
 	l.locs[number].Store(uint64(loc))
 }

@@ -115,7 +115,7 @@ func (p *landed) add(it item, data []byte) {
 
 func (p *landed) store() {
 	for _, it := range p.items {
-		p.layer.store(p.s, it.number, it.flight.digest, it.flight.data)
+		p.layer.store(p.s, it.number, it.chunk.Digest, it.flight.data)
 		p.s.retire(it.flight)
 	}
 	p.items, p.bytes = nil, 0
@@ -142,7 +142,10 @@ func (l *Layer) decode(body io.Reader, lo int64, items []item, emit func(it item
 			return n, l.spanError(err)
 		}
 		pos = c.Member + c.Size
-		if estargz.Sum(data) != c.Digest {
+		switch sum := estargz.Sum(data); {
+		case l.learner != nil:
+			it.chunk.Digest = sum
+		case sum != c.Digest:
 			return n, fserr.New(fserr.Corrupt, "verify", l.name, estargz.ErrDigest)
 		}
 		if err := emit(it, data); err != nil {
