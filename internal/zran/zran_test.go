@@ -6,9 +6,7 @@ import (
 	"errors"
 	"io"
 	"math/rand/v2"
-	"os"
 	"os/exec"
-	"path/filepath"
 	"testing"
 
 	kgzip "github.com/klauspost/compress/gzip"
@@ -173,22 +171,6 @@ func TestRandomReads(t *testing.T) {
 				t.Fatalf("all of it: %v", err)
 			}
 		})
-	}
-}
-
-// TestLargeFile measures the index of the file NINEPLY_ZRAN_FILE names.
-func TestLargeFile(t *testing.T) {
-	path := os.Getenv("NINEPLY_ZRAN_FILE")
-	if path == "" {
-		t.Skip("NINEPLY_ZRAN_FILE is not set")
-	}
-	blob, err := os.ReadFile(filepath.Clean(path))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, span := range []int64{1 << 20, 2 << 20, 4 << 20} {
-		out, index := record(t, blob, span)
-		t.Logf("span %d: %d of %d bytes, %.3f %%, %d points, output %d", span, len(index), len(blob), 100*float64(len(index))/float64(len(blob)), open(t, index).Points(), len(out))
 	}
 }
 
