@@ -90,7 +90,7 @@ func (s *Scheduler) planLocked(l *Layer, i, end uint32, prio Priority, limit int
 		if len(r.items) > 0 && i > wanted && hi > r.hi && (hi-r.lo > limit || lo > r.hi+s.opts.Gap) {
 			break
 		}
-		if s.flights[c.Digest] != nil || l.present(i) {
+		if c.Hole || s.flights[c.Digest] != nil || l.present(i) {
 			continue
 		}
 		if len(r.items) == 0 {
