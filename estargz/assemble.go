@@ -1,14 +1,11 @@
 package estargz
 
 import (
-	"archive/tar"
 	"encoding/hex"
 	"fmt"
 	"io"
 	"slices"
 	"strconv"
-
-	"github.com/klauspost/compress/gzip"
 
 	"github.com/nineply/nineply/internal/fserr"
 )
@@ -16,7 +13,7 @@ import (
 // assembler puts the blob together: members, TOC, footer. It is used by one
 // goroutine at a time.
 type assembler struct {
-	lim  Limits
+	opts WriterOptions
 	blob *tally // compressed
 	tar  *tally // uncompressed
 
@@ -37,9 +34,9 @@ type span struct {
 
 type link struct{ name, target string }
 
-func newAssembler(w io.Writer, lim Limits) *assembler {
+func newAssembler(w io.Writer, opts WriterOptions) *assembler {
 	return &assembler{
-		lim:   lim,
+		opts:  opts,
 		blob:  newTally(w),
 		tar:   newTally(io.Discard),
 		toc:   []byte(tocHead),
@@ -47,44 +44,44 @@ func newAssembler(w io.Writer, lim Limits) *assembler {
 	}
 }
 
-const (
-	tocHead = `{"version":1,"entries":[`
-	tocTail = "]}\n"
-)
+const tocHead = `{"version":1,"entries":[`
 
-// member writes one packed member and notes its records.
-func (a *assembler) member(m *member) error {
+// batch writes the members of one batch and notes their records.
+func (a *assembler) batch(b *batch) error {
 	offset := a.blob.n
-	if _, err := a.blob.Write(m.packed.Bytes()); err != nil {
+	if _, err := a.blob.Write(b.packed); err != nil {
 		return err
 	}
-	if _, err := a.tar.Write(m.data); err != nil {
+	if _, err := a.tar.Write(b.data); err != nil {
 		return err
 	}
-	for i := range m.records {
-		if err := a.record(&m.records[i], offset); err != nil {
+	for i := range b.records {
+		r := &b.records[i]
+		start, end := int64(b.members[r.member].packed), int64(b.end(r.member))
+		if err := a.record(r, offset+start, offset+end); err != nil {
 			return fmt.Errorf("entry %.100q: %w", a.current, err)
 		}
 	}
 	return nil
 }
 
-func (a *assembler) record(r *record, member int64) error {
+// record adds an entry whose payload is in the member from start to end.
+func (a *assembler) record(r *record, start, end int64) error {
 	if r.kind != TypeChunk {
 		if err := a.begin(r); err != nil {
 			return err
 		}
 	}
-	if a.entries++; a.entries > a.lim.Entries {
-		return fmt.Errorf("%w: limit %d", ErrEntries, a.lim.Entries)
+	if a.entries++; a.entries > a.opts.Limits.Entries {
+		return fmt.Errorf("%w: limit %d", ErrEntries, a.opts.Limits.Entries)
 	}
 	a.toc = append(a.toc, r.head...)
 	if r.size > 0 {
-		a.toc = a.appendContent(a.toc, r, member)
+		a.toc = a.appendContent(a.toc, r, start, end)
 	}
 	a.toc = append(a.toc, '}', ',', '\n')
-	if int64(len(a.toc)) > a.lim.TOCSize {
-		return fmt.Errorf("%w: limit %d bytes", ErrTOCSize, a.lim.TOCSize)
+	if int64(len(a.toc)) > a.opts.Limits.TOCSize {
+		return fmt.Errorf("%w: limit %d bytes", ErrTOCSize, a.opts.Limits.TOCSize)
 	}
 	s := a.spans[a.current]
 	s.end = len(a.toc)
@@ -114,8 +111,11 @@ func (a *assembler) begin(r *record) error {
 }
 
 // appendContent adds where the payload of r is and what it must be.
-func (a *assembler) appendContent(p []byte, r *record, member int64) []byte {
-	p = strconv.AppendInt(append(p, `,"offset":`...), member, 10)
+func (a *assembler) appendContent(p []byte, r *record, start, end int64) []byte {
+	p = strconv.AppendInt(append(p, `,"offset":`...), start, 10)
+	if a.opts.Dialect == DialectContainers && (r.parts == nil || r.final) {
+		p = strconv.AppendInt(append(p, `,"endOffset":`...), end, 10)
+	}
 	if r.inner > 0 {
 		p = strconv.AppendInt(append(p, `,"innerOffset":`...), r.inner, 10)
 	}
@@ -147,45 +147,6 @@ func appendDigest(p []byte, d Digest) []byte {
 	return append(hex.AppendEncode(p, d[:]), '"')
 }
 
-// finish writes TOC and footer.
-func (a *assembler) finish(level int, res *Result) error {
-	if err := a.checkLinks(); err != nil {
-		return err
-	}
-	toc := a.tocBytes()
-	offset := a.blob.n
-	zw, err := gzip.NewWriterLevel(a.blob, level)
-	if err != nil {
-		return err
-	}
-	tw := tar.NewWriter(io.MultiWriter(zw, a.tar))
-	h := &tar.Header{Typeflag: tar.TypeReg, Name: TOCName, Size: int64(len(toc)), Format: tar.FormatUSTAR}
-	if err := tw.WriteHeader(h); err != nil {
-		return err
-	}
-	if _, err := tw.Write(toc); err != nil {
-		return err
-	}
-	if err := tw.Close(); err != nil {
-		return err
-	}
-	if err := zw.Close(); err != nil {
-		return err
-	}
-	if _, err := a.blob.Write(appendFooter(nil, offset)); err != nil {
-		return err
-	}
-	res.BlobDigest, res.BlobSize = a.blob.sum(), a.blob.n
-	res.DiffID, res.UncompressedSize = a.tar.sum(), a.tar.n
-	res.TOCDigest = Sum(toc)
-	res.MediaType = MediaTypeGzip
-	res.Annotations = map[string]string{
-		AnnotationTOCDigest:        res.TOCDigest.String(),
-		AnnotationUncompressedSize: strconv.FormatInt(res.UncompressedSize, 10),
-	}
-	return nil
-}
-
 // checkLinks requires that hard links lead to files of this layer.
 func (a *assembler) checkLinks() error {
 	for _, l := range a.links {
@@ -197,8 +158,9 @@ func (a *assembler) checkLinks() error {
 	return nil
 }
 
-// tocBytes closes the TOC, without the entries that were replaced.
-func (a *assembler) tocBytes() []byte {
+// tocBytes closes the TOC, without the entries that were replaced. Nothing follows
+// its last brace, for there are readers that hash the TOC no further.
+func (a *assembler) tocBytes(split *Digest) []byte {
 	slices.SortFunc(a.dropped, func(x, y span) int { return x.start - y.start })
 	toc, from := a.toc[:0], 0
 	for _, s := range a.dropped {
@@ -209,5 +171,9 @@ func (a *assembler) tocBytes() []byte {
 	if n := len(toc); toc[n-2] == ',' {
 		toc = toc[:n-2]
 	}
-	return append(toc, tocTail...)
+	toc = append(toc, ']')
+	if split != nil {
+		toc = appendDigest(append(toc, `,"tarSplitDigest":`...), *split)
+	}
+	return append(toc, '}')
 }

@@ -59,21 +59,8 @@ func plainHeader(h *tar.Header) {
 	maps.DeleteFunc(h.PAXRecords, func(k, _ string) bool { return strings.HasPrefix(k, paxSparse) })
 }
 
-// applyGlobal adds the records of a PAX global header to an entry that does not
-// have them itself.
-func applyGlobal(h *tar.Header, global map[string]string) error {
-	for _, k := range slices.Sorted(maps.Keys(global)) {
-		if _, own := h.PAXRecords[k]; own {
-			continue
-		}
-		if err := applyRecord(h, k, global[k]); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func applyRecord(h *tar.Header, key, value string) (err error) {
+// applyRecord applies a record of a global header, if it is of a kind that matters.
+func applyRecord(h *tar.Header, key, value string) (applied bool, err error) {
 	switch key {
 	case "uid":
 		h.Uid, err = strconv.Atoi(value)
@@ -87,7 +74,7 @@ func applyRecord(h *tar.Header, key, value string) (err error) {
 		h.ModTime, err = paxTime(value)
 	default:
 		if !strings.HasPrefix(key, paxXattr) {
-			return nil // a comment, or a time that a TOC does not have
+			return false, nil // a comment, or a time that a TOC does not have
 		}
 		if h.PAXRecords == nil {
 			h.PAXRecords = make(map[string]string)
@@ -95,10 +82,10 @@ func applyRecord(h *tar.Header, key, value string) (err error) {
 		h.PAXRecords[key] = value
 	}
 	if err != nil {
-		return fserr.Newf(fserr.Corrupt, "", "", "global header: %.80q is no %s", value, key)
+		return false, fserr.Newf(fserr.Corrupt, "", "", "global header: %.80q is no %s", value, key)
 	}
 	h.Format = tar.FormatPAX
-	return nil
+	return true, nil
 }
 
 // checkGlobal refuses records that would change what a tar reader takes for the
@@ -163,6 +150,35 @@ func appendEntry(p []byte, h *tar.Header, e *Entry) []byte {
 	return appendXattrs(p, h.PAXRecords)
 }
 
+// appendFullEntry is appendEntry in the dialect of containers/storage, which holds
+// entries against the tar header: nothing is left out, rounded or masked.
+func appendFullEntry(p []byte, h *tar.Header, e *Entry) []byte {
+	p = appendText(append(p, `{"type":`...), e.Type.String())
+	p = appendText(append(p, `,"name":`...), h.Name)
+	if h.Linkname != "" {
+		p = appendText(append(p, `,"linkName":`...), h.Linkname)
+	}
+	p = appendNumber(p, `,"mode":`, h.Mode)
+	p = appendNumber(p, `,"size":`, h.Size)
+	p = appendNumber(p, `,"uid":`, int64(e.UID))
+	p = appendNumber(p, `,"gid":`, int64(e.GID))
+	p = appendTime(p, `,"modtime":"`, h.ModTime)
+	p = appendTime(p, `,"accesstime":"`, h.AccessTime)
+	p = appendTime(p, `,"changetime":"`, h.ChangeTime)
+	p = appendNumber(p, `,"devMajor":`, h.Devmajor)
+	p = appendNumber(p, `,"devMinor":`, h.Devminor)
+	return appendXattrs(p, h.PAXRecords)
+}
+
+// appendTime adds a key and a time, if JSON can hold it.
+func appendTime(p []byte, key string, t time.Time) []byte {
+	t = t.UTC()
+	if t.IsZero() || t.Year() < 0 || t.Year() > 9999 {
+		return p
+	}
+	return append(t.AppendFormat(append(p, key...), time.RFC3339Nano), '"')
+}
+
 // entryOf says what h is in the words of a TOC, if a TOC has them.
 func entryOf(h *tar.Header, check *checker) (*Entry, error) {
 	e, err := describe(h)
@@ -191,7 +207,7 @@ func describe(h *tar.Header) (*Entry, error) {
 			return nil, fmt.Errorf("%w: device %d:%d", ErrNumber, h.Devmajor, h.Devminor)
 		}
 	}
-	if h.Uid < 0 || h.Uid > math.MaxUint32 || h.Gid < 0 || h.Gid > math.MaxUint32 {
+	if h.Uid < 0 || int64(h.Uid) > math.MaxUint32 || h.Gid < 0 || int64(h.Gid) > math.MaxUint32 {
 		return nil, fmt.Errorf("%w: owner %d:%d", ErrNumber, h.Uid, h.Gid)
 	}
 	e.UID, e.GID = uint32(h.Uid), uint32(h.Gid)

@@ -31,16 +31,21 @@ type orderedSource struct {
 	byName map[string]int
 	order  []int // indexes of places; landmarkPlace among them
 	absent []string
+	raw    *recorder // of the headers, if they are kept
+	ended  bool
 }
 
 const landmarkPlace = -1
 
-func newOrderedSource(ctx context.Context, at *io.SectionReader, closer io.Closer, prioritized []string) (*orderedSource, error) {
+func newOrderedSource(ctx context.Context, at *io.SectionReader, closer io.Closer, opts *WriterOptions) (*orderedSource, error) {
 	s := &orderedSource{tar: at, size: at.Size(), ctx: ctx, closer: closer, byName: make(map[string]int)}
+	if opts.keepsTar() {
+		s.raw = new(recorder)
+	}
 	if err := s.scan(); err != nil {
 		return nil, err
 	}
-	for _, name := range prioritized {
+	for _, name := range opts.Prioritized {
 		if _, ok := s.byName[cleanName(name)]; !ok {
 			s.absent = append(s.absent, name)
 			continue
@@ -122,27 +127,46 @@ func cutLast(name string) (dir, base string, ok bool) {
 	return name[:i], name[i+1:], true
 }
 
-func (s *orderedSource) next() (*tar.Header, io.Reader, error) {
+func (s *orderedSource) next() (item, error) {
 	if len(s.order) == 0 {
-		return nil, nil, io.EOF
+		return s.end()
 	}
 	i := s.order[0]
 	s.order = s.order[1:]
 	if i == landmarkPlace {
-		h, content := landmark(PrefetchLandmark)
-		return h, content, nil
+		return landmark(PrefetchLandmark), nil
 	}
 	p := &s.places[i]
-	section := io.NewSectionReader(s.tar, p.start, s.size-p.start)
-	t := tarReader{tr: tar.NewReader(ctxReader{s.ctx, section}), global: p.global}
+	var r io.Reader = ctxReader{s.ctx, io.NewSectionReader(s.tar, p.start, s.size-p.start)}
+	if s.raw != nil {
+		s.raw.r = r
+		s.raw.start()
+		r = s.raw
+	}
+	t := tarReader{tr: tar.NewReader(r), global: p.global}
 	h, err := t.next()
 	if err != nil {
-		return nil, nil, err
+		return item{}, err
 	}
 	if cleanName(h.Name) != p.name {
-		return nil, nil, fmt.Errorf("entry %.100q: the tar changed while it was read", h.Name)
+		return item{}, fmt.Errorf("entry %.100q: the tar changed while it was read", h.Name)
 	}
-	return h, t.tr, nil
+	it := item{h: h, rewrite: true, pad: true, content: t.tr, sparse: t.sparse}
+	if s.raw != nil {
+		if lead := s.raw.stop(); !t.changed {
+			it.lead, it.rewrite = lead, false
+		}
+	}
+	return it, nil
+}
+
+// end gives the end of the tar, if it is not the TOC that ends it.
+func (s *orderedSource) end() (item, error) {
+	if s.raw == nil || s.ended {
+		return item{}, io.EOF
+	}
+	s.ended = true
+	return item{lead: make([]byte, tarEnd)}, nil
 }
 
 func (s *orderedSource) missing() []string { return s.absent }

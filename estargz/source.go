@@ -8,14 +8,27 @@ import (
 	"fmt"
 	"io"
 	"os"
-
-	"github.com/nineply/nineply/internal/fserr"
 )
+
+// item is what a source gives: an entry, or bytes of the tar that belong to none.
+type item struct {
+	// lead is written as it is, before all else: the entry's header if that is
+	// kept, and the padding of the payload before.
+	lead    []byte
+	h       *tar.Header // nil: lead is all there is
+	rewrite bool        // the header is made anew of h
+	pad     bool        // the payload is to be padded; if not, the next lead has it
+	content io.Reader   // of h.Size bytes
+	sparse  bool        // the content is longer than it was in the tar
+	// unsplit: tar-split cannot describe it.
+	unsplit bool
+}
 
 // entrySource gives tar entries in the order in which they are to be written,
 // landmark included, and [io.EOF] after the last.
 type entrySource interface {
-	next() (*tar.Header, io.Reader, error)
+	// next gives an item that is valid until the next call.
+	next() (item, error)
 	// missing lists the prioritized names that were not found.
 	missing() []string
 	io.Closer
@@ -24,6 +37,9 @@ type entrySource interface {
 // source chooses how to read r.
 func (w *Writer) source(ctx context.Context, r io.Reader) (entrySource, error) {
 	if len(w.opts.Prioritized) == 0 {
+		if w.opts.keepsTar() {
+			return newRawSource(ctxReader{ctx, r}, w.opts.KeepDiffID), nil
+		}
 		return &streamSource{tars: tarReader{tr: tar.NewReader(ctxReader{ctx, r})}}, nil
 	}
 	at, ok := r.(io.ReaderAt)
@@ -36,13 +52,13 @@ func (w *Writer) source(ctx context.Context, r io.Reader) (entrySource, error) {
 		if err != nil {
 			return nil, err
 		}
-		return newOrderedSource(ctx, io.NewSectionReader(at, start, end-start), nil, w.opts.Prioritized)
+		return newOrderedSource(ctx, io.NewSectionReader(at, start, end-start), nil, &w.opts)
 	}
 	f, size, err := spool(ctx, r, w.opts.TempDir)
 	if err != nil {
 		return nil, err
 	}
-	src, err := newOrderedSource(ctx, io.NewSectionReader(f, 0, size), f, w.opts.Prioritized)
+	src, err := newOrderedSource(ctx, io.NewSectionReader(f, 0, size), f, &w.opts)
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
@@ -79,87 +95,25 @@ func (c ctxReader) Read(p []byte) (int, error) {
 	return c.r.Read(p)
 }
 
-// tarReader reads tar entries, with global headers applied and the format's own
-// files left out.
-type tarReader struct {
-	tr     *tar.Reader
-	global map[string]string // never changed, only replaced
-	sparse bool              // the last entry is
-}
-
-// next gives the next entry, or [io.EOF].
-func (t *tarReader) next() (*tar.Header, error) {
-	for {
-		h, err := t.tr.Next()
-		if errors.Is(err, io.EOF) {
-			return nil, io.EOF
-		}
-		if err != nil {
-			return nil, readError(err)
-		}
-		if h.Typeflag == tar.TypeXGlobalHeader {
-			if t.global, err = mergeGlobal(t.global, h.PAXRecords); err != nil {
-				return nil, err
-			}
-			continue
-		}
-		if reserved(cleanName(h.Name)) {
-			continue
-		}
-		t.sparse = isSparse(h)
-		plainHeader(h)
-		if err := applyGlobal(h, t.global); err != nil {
-			return nil, fmt.Errorf("entry %.100q: %w", h.Name, err)
-		}
-		return h, nil
-	}
-}
-
-// readError gives errors of the tar format a kind, and lets others pass.
-func readError(err error) error {
-	if errors.Is(err, tar.ErrHeader) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, tar.ErrFieldTooLong) {
-		return fserr.New(fserr.Corrupt, "read tar", "", err)
-	}
-	return fmt.Errorf("read tar: %w", err)
-}
-
-// mergeGlobal adds a global header's records; an empty value takes one away.
-func mergeGlobal(old, records map[string]string) (map[string]string, error) {
-	if err := checkGlobal(records); err != nil {
-		return nil, err
-	}
-	merged := make(map[string]string, len(old)+len(records))
-	for _, m := range []map[string]string{old, records} {
-		for k, v := range m {
-			merged[k] = v
-			if v == "" {
-				delete(merged, k)
-			}
-		}
-	}
-	return merged, nil
-}
-
 // landmark is the entry of a landmark file.
-func landmark(name string) (*tar.Header, io.Reader) {
+func landmark(name string) item {
 	h := &tar.Header{Typeflag: tar.TypeReg, Name: name, Size: 1, Mode: 0o644, Format: tar.FormatUSTAR}
-	return h, bytes.NewReader([]byte{landmarkByte})
+	return item{h: h, rewrite: true, pad: true, content: bytes.NewReader([]byte{landmarkByte})}
 }
 
-// streamSource gives the entries as they come.
+// streamSource gives the entries as they come, all with new headers.
 type streamSource struct {
 	tars  tarReader
 	begun bool
 }
 
-func (s *streamSource) next() (*tar.Header, io.Reader, error) {
+func (s *streamSource) next() (item, error) {
 	if !s.begun {
 		s.begun = true
-		h, content := landmark(NoPrefetchLandmark)
-		return h, content, nil
+		return landmark(NoPrefetchLandmark), nil
 	}
 	h, err := s.tars.next()
-	return h, s.tars.tr, err
+	return item{h: h, rewrite: true, pad: true, content: s.tars.tr, sparse: s.tars.sparse}, err
 }
 
 func (s *streamSource) missing() []string { return nil }

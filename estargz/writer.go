@@ -1,26 +1,16 @@
 package estargz
 
 import (
-	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
 	"hash"
 	"io"
-	"runtime"
 
 	"golang.org/x/sync/errgroup"
 
 	"github.com/nineply/nineply/internal/fserr"
-)
-
-// Defaults and bounds of [WriterOptions].
-const (
-	DefaultChunkSize     = 1 << 20
-	MaxChunkSize         = 64 << 20
-	DefaultMinMemberSize = 256 << 10
-	DefaultLevel         = 6
 )
 
 // Media types of layers (OCI image specification, media-types.md).
@@ -28,84 +18,6 @@ const (
 	MediaTypeGzip = "application/vnd.oci.image.layer.v1.tar+gzip"
 	MediaTypeZstd = "application/vnd.oci.image.layer.v1.tar+zstd"
 )
-
-// Format is what a [Writer] makes of a tar.
-type Format uint8
-
-const (
-	// FormatEStargz is gzip members: what every runtime can unpack.
-	FormatEStargz Format = iota
-	// FormatZstdChunked is zstd frames: smaller, and faster to unpack.
-	FormatZstdChunked
-)
-
-// Dialect says for which readers a zstd:chunked blob is.
-type Dialect uint8
-
-const (
-	// DialectStargz is that of stargz-snapshotter: small files share frames.
-	DialectStargz Dialect = iota
-	// DialectContainers is that of containers/storage (Podman, CRI-O, Buildah): a
-	// frame for each chunk, and tar-split data, out of which the original tar can
-	// be put together again.
-	DialectContainers
-)
-
-// WriterOptions tune a [Writer]. The zero value is good.
-type WriterOptions struct {
-	Format Format
-	// Dialect is of use for FormatZstdChunked alone.
-	Dialect Dialect
-	// KeepDiffID has the blob decompress to the very tar it was made of. An
-	// eStargz blob then has its TOC outside, see [Result.ExternalTOC]. What a TOC
-	// can only describe after a change to the tar is refused: sparse files with
-	// holes. There are no landmarks, and no prioritized files.
-	KeepDiffID bool
-	// ChunkSize is the size in bytes into which larger files are cut: what is
-	// fetched and verified as one. 0 means DefaultChunkSize; at most MaxChunkSize.
-	ChunkSize int64
-	// MinMemberSize is the uncompressed size in bytes up to which files smaller
-	// than it share a gzip member. 0 means DefaultMinMemberSize, which costs a
-	// reader of one small file some 100 KB and spares the layer most of what
-	// lazy reading adds to it. -1 gives every file a member of its own.
-	MinMemberSize int64
-	// Level is the compression level, 1 to 9. 0 means DefaultLevel.
-	Level int
-	// Workers is how many members are compressed at once. 0 means one for each
-	// CPU. The blob does not depend on it.
-	Workers int
-	// Prioritized names the files to put first, in order, to be fetched before
-	// anything asks for them. Their directories and hard link targets come along.
-	Prioritized []string
-	// TempDir is where a tar stream is kept that has to be reordered. The
-	// default is that of [os.CreateTemp].
-	TempDir string
-	// Limits are those of the readers that the blob is for.
-	Limits Limits
-}
-
-func (o WriterOptions) withDefaults() (WriterOptions, error) {
-	o.ChunkSize = cmp.Or(o.ChunkSize, DefaultChunkSize)
-	o.MinMemberSize = cmp.Or(o.MinMemberSize, DefaultMinMemberSize)
-	o.Level = cmp.Or(o.Level, DefaultLevel)
-	o.Workers = cmp.Or(o.Workers, runtime.GOMAXPROCS(0))
-	o.Limits = o.Limits.withDefaults()
-	maxChunk := min(MaxChunkSize, o.Limits.ChunkSize)
-	if o.Format != FormatEStargz || o.KeepDiffID {
-		return o, fserr.Newf(fserr.Unsupported, "write layer", "", "this format cannot be written")
-	}
-	switch {
-	case o.ChunkSize < 0 || o.ChunkSize > maxChunk:
-		return o, fserr.Newf(fserr.Invalid, "write layer", "", "chunk size %d is not in 1..%d", o.ChunkSize, maxChunk)
-	case o.MinMemberSize < -1 || o.MinMemberSize > maxChunk:
-		return o, fserr.Newf(fserr.Invalid, "write layer", "", "member size %d is not in -1..%d", o.MinMemberSize, maxChunk)
-	case o.Level < 1 || o.Level > 9:
-		return o, fserr.Newf(fserr.Invalid, "write layer", "", "compression level %d is not in 1..9", o.Level)
-	case o.Workers < 0:
-		return o, fserr.Newf(fserr.Invalid, "write layer", "", "%d workers", o.Workers)
-	}
-	return o, nil
-}
 
 // Result describes a finished blob.
 type Result struct {
@@ -133,6 +45,7 @@ type Result struct {
 type Writer struct {
 	opts   WriterOptions
 	out    *assembler
+	split  *tarSplit // nil: none is made
 	used   bool
 	failed error
 	result Result
@@ -141,7 +54,7 @@ type Writer struct {
 // NewWriter returns a Writer to w. Invalid options are reported by AppendTar.
 func NewWriter(w io.Writer, opts WriterOptions) *Writer {
 	opts, err := opts.withDefaults()
-	return &Writer{opts: opts, failed: err, out: newAssembler(w, opts.Limits)}
+	return &Writer{opts: opts, failed: err, out: newAssembler(w, opts)}
 }
 
 var errWriterUsed = errors.New("a layer is made of one tar stream")
@@ -151,10 +64,12 @@ var errWriterUsed = errors.New("a layer is made of one tar stream")
 // ready, but if there are prioritized files: then r should be an [io.ReaderAt]
 // and [io.Seeker], such as a file, or it is first copied to a temporary file.
 //
-// Entries keep all their headers say. Earlier landmarks and TOCs are dropped;
-// of entries with the same name the last counts; sparse files are written out;
-// PAX global headers are applied to what follows. What a TOC cannot express is
-// an fserr.Unsupported error that names the entry.
+// Entries keep all their headers say, and of entries with the same name the last
+// counts. Sparse files are written out, contiguous ones become plain ones, PAX
+// global headers are applied to what follows, and landmarks and TOCs that the tar
+// has are dropped: unless the DiffID is to be kept, or in [DialectContainers], where
+// no more than the first three is changed. What a TOC cannot express is an
+// fserr.Unsupported error that names the entry.
 func (w *Writer) AppendTar(ctx context.Context, r io.Reader) error {
 	if w.failed == nil && w.used {
 		w.failed = fserr.New(fserr.Invalid, "write layer", "", errWriterUsed)
@@ -176,13 +91,18 @@ func (w *Writer) appendTar(ctx context.Context, r io.Reader) (err error) {
 	}
 	defer func() { err = errors.Join(err, src.Close()) }()
 
+	if w.opts.Dialect == DialectContainers {
+		if w.split, err = newTarSplit(); err != nil {
+			return err
+		}
+	}
 	g, gctx := errgroup.WithContext(ctx)
 	lane := newLane(w.opts)
 	for range w.opts.Workers {
 		g.Go(lane.compress)
 	}
 	g.Go(func() error { return lane.assemble(gctx, w.out) })
-	p := packer{opts: w.opts, lane: lane, ctx: gctx}
+	p := packer{opts: w.opts, lane: lane, ctx: gctx, split: w.split}
 	perr := p.run(src)
 	lane.close()
 	// When the assembler fails first, the packer's error only says it was
@@ -207,7 +127,7 @@ func (w *Writer) Close() (Result, error) {
 		return Result{}, w.failed
 	}
 	w.failed = fserr.New(fserr.Closed, "write layer", "", nil)
-	if err := w.out.finish(w.opts.Level, &w.result); err != nil {
+	if err := w.out.finish(w.split, &w.result); err != nil {
 		w.failed = fmt.Errorf("write layer: %w", err)
 		return Result{}, w.failed
 	}

@@ -45,6 +45,7 @@ var allowed = map[string][]string{
 	"vm":                         {"internal/fserr"},
 	"vm/vmtest":                  {"vm/vmtest/internal/bootspec"},
 	"vm/vmtest/...":              {"vm/vmtest/internal/bootspec"},
+	"bench/convert/write":        {"estargz"},
 	"bench/record":               {},
 	"e2e":                        anything,
 	"e2e/...":                    anything,
