@@ -53,6 +53,7 @@ type Builder struct {
 	err  error
 
 	entries int
+	made    int // directories
 	nodes   []treeNode
 	slots   []slot
 	child   map[uint64]uint32 // parent<<32|name: slot
@@ -301,6 +302,9 @@ func (b *Builder) find(dir uint32, name string) (uint32, bool) {
 
 // mkdir puts a new implied directory in place.
 func (b *Builder) mkdir(entry string, dir uint32, name string) (uint32, error) {
+	if b.made++; b.made > maxFreeDirs+maxDirsPerEntry*b.entries {
+		return 0, refuse(entry, ErrLimit, "%d entries make %d directories", b.entries, b.made)
+	}
 	depth := b.nodes[dir].depth + 1
 	if int(depth) > b.lim.Depth {
 		return 0, refuse(entry, ErrLimit, "deeper than %d directories", b.lim.Depth)

@@ -13,6 +13,11 @@ const (
 	maxMember     = 1<<63 - 1<<32 // place of a chunk in a blob or tar: its end is an int64, too
 	maxHops       = 40            // symbolic links followed in one name
 	maxFollowed   = 64 << 20      // bytes of symlink targets walked for all names of a layer
+
+	// An entry may make this many directories on average, and all of them so many
+	// more: names of a kilobyte must not each cost a thousand nodes.
+	maxDirsPerEntry = 8
+	maxFreeDirs     = 4096
 )
 
 // Limits bounds what a Builder accepts. A field that is zero or negative has the
