@@ -105,7 +105,6 @@ func BenchmarkLayerReads(b *testing.B) {
 	if !bytes.Equal(out, tar) {
 		b.Fatal("the layer is not that tar")
 	}
-	out = nil
 	x := open(b, file)
 	var wrong, inflated, fetched int64
 	for b.Loop() {
