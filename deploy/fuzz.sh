@@ -1,10 +1,11 @@
 #!/bin/bash
 # Runs every fuzz target of the module for a while: deploy/fuzz.sh [TIME]
+# Those of the module in e2e/conformance are run by `make conformance`.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 time=${1:-30s}
 targets=0
-for dir in $(grep -rl --include='*_test.go' '^func Fuzz' . | xargs -r -n 1 dirname | sort -u); do
+for dir in $(grep -rl --include='*_test.go' --exclude-dir=conformance '^func Fuzz' . | xargs -r -n 1 dirname | sort -u); do
 	for target in $(grep -h -o '^func Fuzz[A-Za-z0-9_]*' "$dir"/*_test.go | sed 's/^func //' | sort -u); do
 		echo "== $dir $target"
 		go test -run '^$' -fuzz "^$target\$" -fuzztime "$time" "$dir"

@@ -19,8 +19,8 @@ containerd_version=v2.4.2
 build_packages=(ca-certificates git make)
 demo_packages=(containerd debootstrap docker-registry fuse3 mount runc skopeo tar)
 test_packages=(
-	attr busybox-static cpio curl diod gcc iproute2 jq kmod libc6-dev libcap2-bin procps
-	qemu-system-x86 stargz-snapshotter strace umoci user-mode-linux
+	attr busybox-static cpio curl diod gcc iproute2 jq kmod libc6-dev libcap2-bin pigz procps
+	qemu-system-x86 stargz-snapshotter strace umoci user-mode-linux zstd
 )
 
 say() { echo "== $*"; }
