@@ -104,7 +104,7 @@ func TestRegistryToRegistry(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if events.Load() != 2 || res.SourceDigest != added.Descriptor.Digest || len(res.Layers) != 2 || res.SourceSize != added.Layers[0].Size+added.Layers[1].Size {
+	if events.Load() != 4 || res.SourceDigest != added.Descriptor.Digest || len(res.Images[0].Layers) != 2 || res.SourceSize != added.Layers[0].Size+added.Layers[1].Size {
 		t.Errorf("%d events, %+v", events.Load(), res)
 	}
 	img, err := src.Resolve(t.Context(), reg.Ref("app", "lazy"), ocispec.Platform{OS: "linux", Architecture: "amd64"})
@@ -118,7 +118,7 @@ func TestRegistryToRegistry(t *testing.T) {
 	if err != nil || !report.Lazy {
 		t.Fatalf("%+v, %v", report, err)
 	}
-	blob, _ := reg.Blob("app", res.Layers[0])
+	blob, _ := reg.Blob("app", res.Images[0].Layers[0].Digest)
 	if got := files(t, blob); len(got) != 2 || len(got["a"]) != 3<<20 || got["b"] != "2" {
 		t.Errorf("%d files", len(got))
 	}

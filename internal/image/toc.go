@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"strings"
 
 	"github.com/nineply/nineply/estargz"
 	"github.com/nineply/nineply/internal/fserr"
@@ -39,17 +38,12 @@ func (t *tocRequest) external(ctx context.Context) ([]byte, error) {
 // tocImageRef is the reference of the TOC image of an image, which has one only
 // by its tag.
 func tocImageRef(ref string) (string, bool) {
-	if source.IsLayout(ref) {
-		path := strings.TrimPrefix(strings.TrimPrefix(ref, source.ArchivePrefix), source.LayoutPrefix)
-		tagged := strings.LastIndexByte(path, ':') > strings.LastIndexByte(path, '/') && !strings.Contains(path, "@")
-		return ref + estargz.ExternalTOCSuffix, tagged
-	}
-	parsed, err := source.ParseReference(ref)
-	if err != nil || parsed.Tag == "" {
+	tag, err := source.TagOf(ref)
+	if err != nil || tag == "" {
 		return "", false
 	}
-	parsed.Tag += estargz.ExternalTOCSuffix
-	return parsed.String(), true
+	toc, err := source.WithTag(ref, tag+estargz.ExternalTOCSuffix)
+	return toc, err == nil
 }
 
 // fromImage reads the layer of a TOC image that is annotated with this layer's

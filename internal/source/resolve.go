@@ -116,6 +116,9 @@ func (r *resolution) resolve(ctx context.Context, desc ocispec.Descriptor, data 
 			return nil, err
 		}
 		img, err := r.resolve(ctx, c, child, depth+1)
+		if c.Platform == nil && fserr.Is(err, fserr.Unsupported) {
+			continue // something beside the images, such as an index of their layers
+		}
 		if err != nil || img != nil {
 			return img, err
 		}
