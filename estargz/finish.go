@@ -9,6 +9,8 @@ import (
 	"strconv"
 
 	"github.com/klauspost/compress/gzip"
+
+	"github.com/nineply/nineply/internal/fserr"
 )
 
 // finish writes TOC and footer, and says what the blob is.
@@ -22,11 +24,11 @@ func (a *assembler) finish(split *tarSplit, res *Result) error {
 	case a.opts.Dialect == DialectContainers:
 		err = a.finishContainers(split, res)
 	case a.opts.Format == FormatZstdChunked:
-		err = a.finishStargzZstd(res)
+		err = a.finishStargzZstd(a.tocBytes(nil), res)
 	case a.opts.KeepDiffID:
-		err = a.finishOutside(res)
+		err = a.finishOutside(a.tocBytes(nil), res)
 	default:
-		err = a.finishEStargz(res)
+		err = a.finishEStargz(a.tocBytes(nil), res)
 	}
 	if err != nil {
 		return err
@@ -44,9 +46,34 @@ func (a *assembler) finish(split *tarSplit, res *Result) error {
 	return nil
 }
 
+// WriteTOC ends a blob whose members, of size bytes so far, and whose TOC were
+// made elsewhere: it writes TOC and footer to w as a [Writer] with these options
+// does, and what they add to the tar to plain. The dialect of containers/storage
+// needs more than that and is refused. The result has what concerns the TOC:
+// TOCDigest, ExternalTOC, and annotations that say where it is.
+func WriteTOC(w, plain io.Writer, size int64, toc []byte, opts WriterOptions) (Result, error) {
+	opts, err := opts.withDefaults()
+	if err != nil {
+		return Result{}, err
+	}
+	a := &assembler{opts: opts, blob: newTally(w), tar: newTally(plain)}
+	a.blob.n = size
+	res := Result{Annotations: make(map[string]string)}
+	switch {
+	case opts.Dialect != DialectStargz:
+		err = fserr.Newf(fserr.Unsupported, "write TOC", "", "this dialect also needs the tar")
+	case opts.Format == FormatZstdChunked:
+		err = a.finishStargzZstd(toc, &res)
+	case opts.KeepDiffID:
+		err = a.finishOutside(toc, &res)
+	default:
+		err = a.finishEStargz(toc, &res)
+	}
+	return res, err
+}
+
 // finishEStargz ends the blob with the TOC as the last file of the tar.
-func (a *assembler) finishEStargz(res *Result) error {
-	toc := a.tocBytes(nil)
+func (a *assembler) finishEStargz(toc []byte, res *Result) error {
 	res.TOCDigest = Sum(toc)
 	offset := a.blob.n
 	if err := writeTOCMember(a.blob, a.tar, toc, a.opts.Level); err != nil {
@@ -57,8 +84,7 @@ func (a *assembler) finishEStargz(res *Result) error {
 }
 
 // finishOutside ends a blob whose TOC is a layer of its own.
-func (a *assembler) finishOutside(res *Result) error {
-	toc := a.tocBytes(nil)
+func (a *assembler) finishOutside(toc []byte, res *Result) error {
 	res.TOCDigest = Sum(toc)
 	var out bytes.Buffer
 	if err := writeTOCMember(&out, io.Discard, toc, a.opts.Level); err != nil {
@@ -91,8 +117,8 @@ func writeTOCMember(packed, plain io.Writer, toc []byte, level int) error {
 }
 
 // finishStargzZstd ends the blob as stargz-snapshotter does.
-func (a *assembler) finishStargzZstd(res *Result) error {
-	place, sum, err := a.zstdTOC(nil, res)
+func (a *assembler) finishStargzZstd(toc []byte, res *Result) error {
+	place, sum, err := a.zstdTOC(toc, res)
 	if err != nil {
 		return err
 	}
@@ -118,7 +144,7 @@ func (a *assembler) finishContainers(split *tarSplit, res *Result) error {
 		d := Sum(packed)
 		splitDigest = &d
 	}
-	place, sum, err := a.zstdTOC(splitDigest, res)
+	place, sum, err := a.zstdTOC(a.tocBytes(splitDigest), res)
 	if err != nil {
 		return err
 	}
@@ -141,8 +167,7 @@ func (a *assembler) finishContainers(split *tarSplit, res *Result) error {
 }
 
 // zstdTOC writes the TOC in a skippable frame.
-func (a *assembler) zstdTOC(split *Digest, res *Result) (place Footer, sum Digest, err error) {
-	toc := a.tocBytes(split)
+func (a *assembler) zstdTOC(toc []byte, res *Result) (place Footer, sum Digest, err error) {
 	res.TOCDigest = Sum(toc)
 	zw, err := newZstdWriter(nil, a.opts.Level)
 	if err != nil {
