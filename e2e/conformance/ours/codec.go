@@ -123,11 +123,6 @@ func upstreamEntry(e *estargz.Entry) *upstream.TOCEntry {
 	return u
 }
 
-// Writer starts a member.
-func (c *Compression) Writer(w io.Writer) (upstream.WriteFlushCloser, error) {
-	return newMember(w, c.Kind, c.Level)
-}
-
 // DiffIDOf unpacks a blob.
 func (c *Compression) DiffIDOf(blob []byte) (string, error) {
 	rc, err := c.Reader(bytes.NewReader(blob))

@@ -1,7 +1,6 @@
 package ours
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -130,9 +129,8 @@ func externalTOC(outside []metadata.Decompressor) ([]byte, error) {
 		if err := errors.Join(err, rc.Close()); err != nil {
 			return nil, err
 		}
-		var packed bytes.Buffer
-		err = packTOC(&packed, io.Discard, text)
-		return packed.Bytes(), err
+		res, err := estargz.WriteTOC(io.Discard, io.Discard, 0, text, estargz.WriterOptions{KeepDiffID: true})
+		return res.ExternalTOC, err
 	}
 	return nil, errors.New("nobody has the TOC")
 }
