@@ -79,7 +79,7 @@ type lane struct {
 }
 
 func newLane(opts WriterOptions) *lane {
-	inFlight := 2*opts.Workers + 1
+	inFlight := opts.Workers + 2
 	return &lane{
 		opts:  opts,
 		work:  make(chan *batch, inFlight),
@@ -188,8 +188,9 @@ func newZstdWriter(w io.Writer, level int) (*zstd.Encoder, error) {
 		zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(zstdWindow), zstd.WithLowerEncoderMem(true))
 }
 
-// zstdWindow is how far back a frame refers, bytes.
-const zstdWindow = 8 << 20
+// zstdWindow is how far back a frame refers, bytes: as far as most frames go, for
+// encoders and decoders keep twice as much at hand.
+const zstdWindow = 2 << 20
 
 // assemble writes the batches in the order they were sent.
 func (l *lane) assemble(ctx context.Context, out *assembler) error {

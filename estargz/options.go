@@ -33,16 +33,17 @@ const (
 const (
 	DefaultChunkSize = 1 << 20
 	MaxChunkSize     = 64 << 20
-	// DefaultMinMemberSize is that of eStargz. Four times as much would make the
-	// layer less than 1 % smaller, and the read of a small file four times as dear.
+	// DefaultMinMemberSize is that of eStargz: the read of a small file costs some
+	// 80 KB. Members of 1 MiB would cost four times that to save the layer 0.2 %.
 	DefaultMinMemberSize = 256 << 10
-	// DefaultZstdMemberSize is that of zstd:chunked, where members of 256 KiB would
-	// make the layer 6 % larger: zstd needs more to learn from.
+	// DefaultZstdMemberSize is that of zstd:chunked, where half of it makes the
+	// layer 2 % larger and a quarter 4 %: zstd has more use for what came before.
 	DefaultZstdMemberSize = 1 << 20
 	// DefaultLevel is that of eStargz: 2 % smaller than 6. Level 9 takes five times
 	// as long to save 1.5 % more.
 	DefaultLevel = 7
-	// DefaultZstdLevel is that of zstd:chunked.
+	// DefaultZstdLevel is that of zstd:chunked: 3 % smaller than 3, and a third
+	// slower.
 	DefaultZstdLevel = 6
 )
 
@@ -60,9 +61,9 @@ type WriterOptions struct {
 	// fetched and verified as one. 0 means DefaultChunkSize; at most MaxChunkSize.
 	ChunkSize int64
 	// MinMemberSize is the uncompressed size in bytes up to which files smaller
-	// than it share a member. 0 means DefaultMinMemberSize, which costs a reader of
-	// one small file some 100 KB and spares the layer most of what lazy reading adds
-	// to it, or DefaultZstdMemberSize. -1 gives every file a member of its own, as
+	// than it share a member, with their neighbours in the tar: of the directory, or
+	// of the list of those that come first. 0 means DefaultMinMemberSize or
+	// DefaultZstdMemberSize. -1 gives every file a member of its own, as
 	// DialectContainers always does.
 	MinMemberSize int64
 	// Level is the compression level, 1 to 9 of gzip, 1 to 22 of zstd, of which
