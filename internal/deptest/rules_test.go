@@ -50,6 +50,7 @@ var allowed = map[string][]string{
 	"e2e":                        anything,
 	"e2e/...":                    anything,
 	"internal/testreg":           {},
+	"internal/netshape":          {},
 	"internal/faultfs":           {"chunkstore", "layerindex", "internal/fserr"},
 	"internal/p9client/p9fake":   {"internal/fserr"},
 	"internal/source/sourcetest": {"internal/source", "internal/fserr"},
