@@ -1,10 +1,12 @@
-// Package estargz reads and writes the eStargz layer format: a tar.gz that is
-// also a random-access archive, because file payloads start gzip members of
-// their own and a table of contents (TOC) at the end says where.
+// Package estargz reads and writes the layer formats eStargz and zstd:chunked:
+// compressed tars that are also random-access archives, because file payloads
+// start gzip members or zstd frames of their own and a table of contents (TOC)
+// says where.
 //
-// Reading goes footer → TOC → entries → chunks: [ParseFooter] finds the TOC,
-// [ReadTOC] streams its entries while hashing and checking it, and
-// [DecodeMember] turns one compressed member into verified chunks. Callers bring
+// Reading goes claim → footer → TOC → entries → chunks: [ClaimOf] is what the
+// manifest vouches for, [ParseFooter] finds the TOC, [ReadTOC] streams its entries
+// while hashing and checking it, and [DecodeMember] turns one compressed member
+// into verified chunks. Callers bring
 // the bytes, and every byte is untrusted: what breaks a rule or a limit ends in
 // an error of its own, before it costs anything. [Blob] puts the steps together
 // for tools that have a whole layer at hand. [TarReader] reads layers that are
