@@ -126,23 +126,31 @@ func (v *verifier) checkChunks() error {
 		if !v.plausible(&c, streamed) || c.member < last.member || data.size > 0 && !follows(&data, &c, streamed) {
 			return corrupt("chunk %d", i)
 		}
-		if c.offset == 0 {
-			if v.files[c.owner].count != 0 {
-				return corrupt("chunk %d begins node %d again", i, c.owner)
-			}
-			file = fileSpan{first: i}
-			v.numFiles++
-		} else if i == 0 || c.owner != last.owner || uint64(c.offset) != file.size {
-			return corrupt("chunk %d does not continue a file", i)
-		}
-		file.count++
-		if file.size += uint64(c.length()); file.size > math.MaxInt64 {
-			return corrupt("chunk %d ends too far", i)
+		if err := v.continues(i, &c, &last, &file); err != nil {
+			return err
 		}
 		v.files[c.owner] = file
 		if last = c; c.hole == 0 {
 			data = c
 		}
+	}
+	return nil
+}
+
+// continues adds chunk i to the file before it, or begins another one.
+func (v *verifier) continues(i uint32, c, last *chunk, file *fileSpan) error {
+	if c.offset == 0 {
+		if v.files[c.owner].count != 0 {
+			return corrupt("chunk %d begins node %d again", i, c.owner)
+		}
+		*file = fileSpan{first: i}
+		v.numFiles++
+	} else if i == 0 || c.owner != last.owner || uint64(c.offset) != file.size {
+		return corrupt("chunk %d does not continue a file", i)
+	}
+	file.count++
+	if file.size += uint64(c.length()); file.size > math.MaxInt64 {
+		return corrupt("chunk %d ends too far", i)
 	}
 	return nil
 }
