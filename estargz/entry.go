@@ -78,10 +78,11 @@ type Chunk struct {
 
 // FetchSize is how many bytes from the start of the chunk's member are enough to
 // decode the chunk: the member, but not more than any sane compressor can need
-// for what is in front of the chunk and the chunk itself.
+// for what is in front of the chunk, the chunk itself, and the rest of the zstd
+// block that it ends in.
 func (c *Chunk) FetchSize() int64 {
 	n := c.Inner + c.Size
-	return min(c.MemberSize, n+n/4+4096)
+	return min(c.MemberSize, n+n/4+4096+maxZstdBlock)
 }
 
 // Names and annotation keys of the eStargz format (stargz-snapshotter,
