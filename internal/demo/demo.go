@@ -4,17 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
-	"os"
-	"os/exec"
-	"path/filepath"
-	"time"
 
 	"github.com/nineply/nineply/internal/coldstart"
 	"github.com/nineply/nineply/internal/config"
 	"github.com/nineply/nineply/internal/convert"
 	"github.com/nineply/nineply/internal/daemon"
 	"github.com/nineply/nineply/internal/demoimage"
+	"github.com/nineply/nineply/internal/testbed"
 )
 
 // Options tune the demonstration.
@@ -43,51 +39,34 @@ type Result struct {
 // demo is one run of the demonstration.
 type demo struct {
 	opts Options
-	dir  string
-	stop []func() error // in reverse order
+	bed  *testbed.Bed
 
-	registry *proxy
+	registry *testbed.Recorder
 	plain    string // reference of the image as it is
 	lazy     string // and converted
 	sizes    map[string]int64
+	daemon   testbed.Daemon
 	socket   string // containerd's
-}
-
-// packages are the programs needed, by the Debian package that has them.
-var packages = [][2]string{ //nolint:gochecknoglobals // a constant table
-	{"containerd", "containerd"}, {"runc", "runc"}, {"docker-registry", "docker-registry"}, {"debootstrap", "debootstrap"}, {"skopeo", "skopeo"},
 }
 
 // Run makes the demonstration. It needs root.
 func Run(ctx context.Context, opts Options) (res Result, err error) {
-	if os.Geteuid() != 0 {
-		return res, errors.New("the demonstration needs root: it mounts file systems and starts containers")
+	if err := testbed.Require("containerd", "runc", "docker-registry", "debootstrap", "skopeo"); err != nil {
+		return res, err
 	}
-	for _, p := range packages {
-		if _, err := exec.LookPath(p[0]); err != nil {
-			return res, fmt.Errorf("%s is not installed: apt-get install %s, or \"make demo\", which installs everything: %w", p[0], p[1], err)
-		}
-	}
-	dir, err := os.MkdirTemp("", "nineply-demo-")
+	bed, err := testbed.New("demo")
 	if err != nil {
 		return res, fmt.Errorf("demo: %w", err)
 	}
-	d := &demo{opts: opts, dir: dir, sizes: map[string]int64{}}
-	d.onStop(func() error { return os.RemoveAll(dir) })
-	defer func() {
-		for i := len(d.stop) - 1; i >= 0; i-- {
-			err = errors.Join(err, d.stop[i]())
-		}
-	}()
+	d := &demo{opts: opts, bed: bed, sizes: map[string]int64{}}
+	defer func() { err = errors.Join(err, bed.Close()) }()
 	for _, step := range []func(context.Context) error{d.startRegistry, d.pushImage, d.startDaemon, d.startContainerd} {
 		if err := step(ctx); err != nil {
-			return res, err
+			return res, fmt.Errorf("demo: %w", err)
 		}
 	}
 	return d.measure(ctx)
 }
-
-func (d *demo) onStop(fn func() error) { d.stop = append(d.stop, fn) }
 
 func (d *demo) say(format string, args ...any) {
 	if d.opts.Progress != nil {
@@ -101,15 +80,15 @@ func (d *demo) pushImage(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	d.plain, d.lazy = d.registry.addr+"/demo:plain", d.registry.addr+"/demo:lazy"
+	d.plain, d.lazy = d.registry.Addr+"/demo:plain", d.registry.Addr+"/demo:lazy"
 	d.say("pushing the image of %.1f MB to a registry on the loopback interface", float64(im.Size())/1e6)
 	if err := im.Push(ctx, d.plain); err != nil {
 		return err
 	}
 	d.sizes[d.plain] = im.Size()
 	d.say("converting it")
-	src := daemon.Sources(config.Default(d.dir, d.dir))
-	res, err := convert.Convert(ctx, src, d.plain, src, d.lazy, convert.Options{TempDir: d.dir})
+	src := daemon.Sources(config.Default(d.bed.Dir, d.bed.Dir))
+	res, err := convert.Convert(ctx, src, d.plain, src, d.lazy, convert.Options{TempDir: d.bed.Dir})
 	if err := errors.Join(err, src.Close()); err != nil {
 		return err
 	}
@@ -117,51 +96,24 @@ func (d *demo) pushImage(ctx context.Context) error {
 	return nil
 }
 
-// startDaemon starts nineply with directories of its own.
-func (d *demo) startDaemon(ctx context.Context) error {
-	root, state := filepath.Join(d.dir, "root"), filepath.Join(d.dir, "run")
-	p, err := start(ctx, d.dir, "daemon", nil, d.opts.Program, "--state", state, "daemon", "--root", root)
+func (d *demo) startRegistry(ctx context.Context) error {
+	addr, err := d.bed.StartRegistry(ctx)
 	if err != nil {
 		return err
 	}
-	d.onStop(func() error { return errors.Join(p.stop(), stopKeeper(state)) })
-	return p.await(ctx, func() error { return dialUnix(filepath.Join(state, "snapshotter.sock")) })
+	d.registry, err = d.bed.StartRecorder(ctx, addr)
+	return err
 }
 
-// startContainerd starts a containerd that knows nothing but this registry.
-func (d *demo) startContainerd(ctx context.Context) error {
-	dir := filepath.Join(d.dir, "containerd")
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return fmt.Errorf("demo: %w", err)
-	}
-	d.socket = filepath.Join(dir, "c.sock")
-	file := filepath.Join(dir, "config.toml")
-	text := fmt.Sprintf(containerdConfig, dir, filepath.Join(d.dir, "run", "snapshotter.sock"))
-	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
-		return fmt.Errorf("demo: %w", err)
-	}
-	p, err := start(ctx, d.dir, "containerd", nil, "containerd", "--config", file)
-	if err != nil {
-		return err
-	}
-	d.onStop(p.stop)
-	return p.await(ctx, func() error { return dialUnix(d.socket) })
+func (d *demo) startDaemon(ctx context.Context) (err error) {
+	d.daemon, err = d.bed.StartDaemon(ctx, d.opts.Program, "")
+	return err
 }
 
-// containerdConfig takes containerd's directory and the plugin's socket. It is
-// understood by 1.6 and, migrated, by 2.x.
-const containerdConfig = `version = 2
-root = "%[1]s/root"
-state = "%[1]s/state"
-disabled_plugins = ["io.containerd.grpc.v1.cri"]
-[grpc]
-address = "%[1]s/c.sock"
-[plugins."io.containerd.internal.v1.opt"]
-path = "%[1]s/opt"
-[proxy_plugins.nineply]
-type = "snapshot"
-address = "%[2]s"
-`
+func (d *demo) startContainerd(ctx context.Context) (err error) {
+	d.socket, err = d.bed.StartContainerd(ctx, d.daemon)
+	return err
+}
 
 // measure starts the container both ways.
 func (d *demo) measure(ctx context.Context) (Result, error) {
@@ -171,10 +123,10 @@ func (d *demo) measure(ctx context.Context) (Result, error) {
 		into             *Start
 	}{{"overlayfs", d.plain, &res.Overlayfs}, {"nineply", d.lazy, &res.Nineply}} {
 		d.say("starting the container with %s", m.snapshotter)
-		d.registry.bytes.Store(0)
+		d.registry.Reset()
 		got, err := coldstart.Run(ctx, coldstart.Spec{
 			Address: d.socket, Snapshotter: m.snapshotter, Ref: m.ref, PlainHTTP: true,
-			AtLine: func() { m.into.Fetched = d.registry.bytes.Load() },
+			AtLine: func() { m.into.Fetched = d.registry.Bytes() },
 		})
 		if err != nil {
 			return res, fmt.Errorf("with %s: %w", m.snapshotter, err)
@@ -187,12 +139,4 @@ func (d *demo) measure(ctx context.Context) (Result, error) {
 		m.into.Size = d.sizes[m.ref]
 	}
 	return res, nil
-}
-
-func dialUnix(path string) error {
-	conn, err := net.DialTimeout("unix", path, time.Second)
-	if err != nil {
-		return err
-	}
-	return conn.Close()
 }

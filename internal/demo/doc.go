@@ -5,6 +5,6 @@
 // on the loopback interface, once as it is and once converted, starts a daemon
 // and a containerd of its own in a temporary directory, and starts the container
 // twice with internal/coldstart: after a full pull with overlayfs, and lazily.
-// What is fetched is counted by a proxy in front of the registry. Nothing is
-// left behind but the cached image.
+// What is fetched is counted by a recorder in front of the registry
+// (internal/testbed). Nothing is left behind but the cached image.
 package demo

@@ -1,4 +1,4 @@
-package demo
+package testbed
 
 import (
 	"bytes"
@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -19,13 +20,15 @@ const (
 	stopTimeout  = 20 * time.Second
 )
 
-// process is a program started for the demonstration.
+// process is a program that runs beside this one.
 type process struct {
 	name   string
 	cmd    *exec.Cmd
 	log    *os.File
 	exited chan struct{} // closed when err is set
 	err    error
+	once   sync.Once // for stop
+	ended  error     // of stop
 }
 
 // start runs a program whose output goes to a log file in dir.
@@ -83,8 +86,14 @@ func (p *process) tail() string {
 	return string(bytes.Join(lines[max(0, len(lines)-10):], []byte("\n")))
 }
 
-// stop ends the program, by force if it does not end when asked.
+// stop ends the program, by force if it does not end when asked. Once it has,
+// the result stays the same.
 func (p *process) stop() error {
+	p.once.Do(func() { p.ended = p.end() })
+	return p.ended
+}
+
+func (p *process) end() error {
 	select {
 	case <-p.exited:
 		return errors.Join(fmt.Errorf("%s ended early: %w\n%s", p.name, p.err, p.tail()), p.log.Close())
