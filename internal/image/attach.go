@@ -63,10 +63,18 @@ func (c *Catalog) Canonical(ctx context.Context, aname string) (string, error) {
 
 // want is one layer to be opened.
 type want struct {
-	ref    string
 	digest estargz.Digest
-	desc   *ocispec.Descriptor
-	diffID string
+
+	// Of a layer of an image:
+	ref      string
+	desc     *ocispec.Descriptor
+	diffID   string
+	manifest string // digest
+	soci     string // digest of the SOCI index that the image index names
+
+	// Of one that was opened before, desc being nil:
+	vouch estargz.Digest
+	any   bool // whatever vouches for it
 }
 
 // acquireAll opens layers in parallel, with one user each, or none of them.
@@ -78,7 +86,7 @@ func (c *Catalog) acquireAll(ctx context.Context, wants []want) ([]*Layer, error
 	g, gctx := errgroup.WithContext(ctx)
 	for i, w := range wants {
 		g.Go(func() (err error) {
-			layers[i], err = c.acquire(gctx, w.ref, w.digest, w.desc, w.diffID)
+			layers[i], err = c.acquire(gctx, w)
 			return err
 		})
 	}
@@ -114,7 +122,7 @@ func (r *imageRecord) wants() ([]want, error) {
 		if err != nil {
 			return nil, err
 		}
-		wants[i] = want{ref: r.Ref, digest: d, desc: &r.Layers[i]}
+		wants[i] = want{ref: r.Ref, digest: d, desc: &r.Layers[i], manifest: r.Manifest, soci: r.SOCI}
 		if i < len(r.DiffIDs) {
 			wants[i].diffID = r.DiffIDs[i]
 		}
@@ -127,7 +135,7 @@ func (c *Catalog) singleLayer(ctx context.Context, name string) ([]*Layer, error
 	if err != nil {
 		return nil, err
 	}
-	return c.acquireAll(ctx, []want{{digest: d}})
+	return c.acquireAll(ctx, []want{{digest: d, any: true}})
 }
 
 // chainLayers walks a chain down to its bottom layer.
@@ -145,7 +153,13 @@ func (c *Catalog) chainLayers(ctx context.Context, id string) ([]*Layer, error) 
 		if err != nil {
 			return nil, err
 		}
-		wants = append(wants, want{digest: d})
+		w := want{digest: d}
+		if rec.Vouch != "" {
+			if w.vouch, err = parseDigest("index", rec.Vouch); err != nil {
+				return nil, err
+			}
+		}
+		wants = append(wants, w)
 		if len(wants) > maxLayers {
 			return nil, fserr.Newf(fserr.TooLarge, "chain", id, "more than %d layers", maxLayers)
 		}

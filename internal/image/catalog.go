@@ -2,7 +2,6 @@ package image
 
 import (
 	"context"
-	"encoding/hex"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -13,8 +12,10 @@ import (
 	"github.com/nineply/nineply/estargz"
 	"github.com/nineply/nineply/internal/fetch"
 	"github.com/nineply/nineply/internal/fserr"
+	"github.com/nineply/nineply/internal/soci"
 	"github.com/nineply/nineply/internal/source"
 	"github.com/nineply/nineply/layerindex"
+	digest "github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"go.uber.org/zap"
 )
@@ -27,6 +28,7 @@ type Options struct {
 	Records   Records
 	Scheduler *fetch.Scheduler
 	Prefetch  bool // fetch landmark ranges when an image is attached
+	Trust     Trust
 	Platform  ocispec.Platform
 	Logger    *zap.Logger
 }
@@ -39,6 +41,7 @@ type Catalog struct {
 	records  Records
 	sched    *fetch.Scheduler
 	prefetch bool
+	trust    Trust
 	platform ocispec.Platform
 	log      *zap.Logger
 
@@ -51,9 +54,10 @@ type Catalog struct {
 
 	mu     sync.Mutex
 	closed bool
-	layers map[estargz.Digest]*Layer
+	layers map[layerID]*Layer
 	trees  map[string]*treeState // by merged index name
 	opens  map[estargz.Digest]*call[*Layer]
+	soci   map[digest.Digest]*soci.Index
 	images map[string]*call[*imageRecord]
 }
 
@@ -69,9 +73,9 @@ func New(ctx context.Context, o Options) (*Catalog, error) {
 	}
 	c := &Catalog{
 		dir: o.Dir, source: o.Source, store: o.Store, records: o.Records, sched: o.Scheduler,
-		prefetch: o.Prefetch, platform: o.Platform, log: o.Logger,
-		layers: map[estargz.Digest]*Layer{}, trees: map[string]*treeState{},
-		opens: map[estargz.Digest]*call[*Layer]{}, images: map[string]*call[*imageRecord]{},
+		prefetch: o.Prefetch, trust: o.Trust, platform: o.Platform, log: o.Logger,
+		layers: map[layerID]*Layer{}, trees: map[string]*treeState{},
+		opens: map[estargz.Digest]*call[*Layer]{}, images: map[string]*call[*imageRecord]{}, soci: map[digest.Digest]*soci.Index{},
 	}
 	c.building = make(chan struct{}, maxBuilding)
 	c.ctx, c.cancel = context.WithCancel(ctx)
@@ -141,8 +145,8 @@ func (c *Catalog) goBackground(fn func(ctx context.Context)) bool {
 	return true
 }
 
-func (c *Catalog) layerPath(d estargz.Digest) string {
-	return filepath.Join(c.dir, "layers", hex.EncodeToString(d[:])+".idx")
+func (c *Catalog) layerPath(id layerID) string {
+	return filepath.Join(c.dir, "layers", id.file()+".idx")
 }
 
 func (c *Catalog) mergedPath(name string) string {
@@ -197,6 +201,7 @@ type LayerInfo struct {
 	Lazy          bool
 	Reason        string
 	Format        string
+	Origin        string // what the index was made from, if not from the blob alone
 	Size, Fetched int64
 	Files         int64
 	Local, Chunks int

@@ -21,8 +21,7 @@ type LayerRequest struct {
 // AddLayer makes a layer servable and records the chain it ends. All layers of
 // its image are opened meanwhile, since the next ones will be asked for.
 func (c *Catalog) AddLayer(ctx context.Context, r LayerRequest) (LayerInfo, error) {
-	d, err := parseDigest("layer", r.Digest)
-	if err != nil {
+	if _, err := parseDigest("layer", r.Digest); err != nil {
 		return LayerInfo{}, err
 	}
 	if _, err := parseDigest("chain", r.ChainID); err != nil {
@@ -46,15 +45,28 @@ func (c *Catalog) AddLayer(ctx context.Context, r LayerRequest) (LayerInfo, erro
 		wants[i].ref = withTag(wants[i].ref, r.Ref)
 	}
 	c.warm(wants)
-	l, err := c.acquire(ctx, wants[i].ref, d, wants[i].desc, wants[i].diffID)
+	l, err := c.acquire(ctx, wants[i])
 	if err != nil {
 		return LayerInfo{}, err
 	}
 	defer c.release(l)
-	if err := c.save(ctx, keyChain+r.ChainID, chainRecord{Layer: r.Digest, Parent: r.Parent}); err != nil {
+	if err := c.saveChain(ctx, r, l.id); err != nil {
 		return LayerInfo{}, err
 	}
 	return l.info(), nil
+}
+
+// saveChain records a chain. What is recorded already stays, unless the layer was
+// read whole meanwhile: nothing is surer than that.
+func (c *Catalog) saveChain(ctx context.Context, r LayerRequest, id layerID) error {
+	rec := chainRecord{Layer: r.Digest, Parent: r.Parent}
+	if !id.vouch.IsZero() {
+		rec.Vouch = id.vouch.String()
+		if err := c.load(ctx, keyChain+r.ChainID, new(chainRecord)); err == nil {
+			return nil
+		}
+	}
+	return c.save(ctx, keyChain+r.ChainID, rec)
 }
 
 // checkChain refuses to give a chain ID to other bytes than it has: chain IDs
@@ -85,7 +97,7 @@ func (c *Catalog) checkChain(ctx context.Context, r LayerRequest) error {
 func (c *Catalog) warm(wants []want) {
 	for _, w := range wants {
 		c.goBackground(func(ctx context.Context) {
-			l, err := c.acquire(ctx, w.ref, w.digest, w.desc, w.diffID)
+			l, err := c.acquire(ctx, w)
 			if err != nil {
 				c.log.Debug("layer not opened ahead", zap.Stringer("layer", w.digest), zap.Error(err))
 				return

@@ -102,6 +102,11 @@ type node struct {
 // start opens a catalog on dir, as a daemon does. stop may be called early.
 func start(t testing.TB, dir string, maxBytes int64) (n *node, stop func()) {
 	t.Helper()
+	return startTrusting(t, dir, maxBytes, image.Trust{SOCI: true})
+}
+
+func startTrusting(t testing.TB, dir string, maxBytes int64, trust image.Trust) (n *node, stop func()) {
+	t.Helper()
 	ctx := context.WithoutCancel(t.Context())
 	store, err := chunkstore.Open(ctx, chunkstore.Options{Dir: filepath.Join(dir, "chunks"), MaxBytes: maxBytes})
 	if err != nil {
@@ -111,7 +116,7 @@ func start(t testing.TB, dir string, maxBytes int64) (n *node, stop func()) {
 	sched := fetch.New(ctx, store, fetch.Options{})
 	c, err := image.New(ctx, image.Options{
 		Dir: filepath.Join(dir, "index"), Source: source.Mux{Registry: reg}, Store: store, Records: store.Records(),
-		Scheduler: sched, Platform: ocispec.Platform{OS: "linux", Architecture: "amd64"},
+		Scheduler: sched, Trust: trust, Platform: ocispec.Platform{OS: "linux", Architecture: "amd64"},
 	})
 	if err != nil {
 		t.Fatal(err)

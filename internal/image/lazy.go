@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"github.com/nineply/nineply/estargz"
+	"github.com/nineply/nineply/internal/fserr"
 	"github.com/nineply/nineply/internal/source"
 	"github.com/nineply/nineply/layerindex"
 )
@@ -32,13 +33,24 @@ func (c *Catalog) indexTOC(ctx context.Context, ref string, blob source.Blob, d 
 	b := layerindex.NewBuilder(info, layerindex.DefaultLimits())
 	got, err := estargz.ReadTOC(packed, footer, estargz.DefaultLimits(), b.Add)
 	if err != nil {
-		return "", err
+		return "", unfitTOC(err)
 	}
 	if err := claim.CheckTOC(got); err != nil {
 		return "", err
 	}
 	b.SetTOCDigest(got)
-	return format, b.WriteFile(c.layerPath(d))
+	if err := b.WriteFile(c.layerPath(layerID{blob: d, vouch: claimVouch(claim)})); err != nil {
+		return "", unfitTOC(err)
+	}
+	return format, nil
+}
+
+// unfitTOC says of a TOC that makes no tree that it is damaged.
+func unfitTOC(err error) error {
+	if fserr.KindOf(err) == fserr.Invalid {
+		return fserr.New(fserr.Corrupt, "read", "TOC", err)
+	}
+	return err
 }
 
 // tocRequest is the search for the compressed TOC of one layer.

@@ -22,7 +22,7 @@ type Records interface {
 const (
 	keyRef   = "ref/"   // normalised reference → manifest digest
 	keyImage = "image/" // manifest digest → imageRecord
-	keyLayer = "layer/" // blob digest → layerRecord
+	keyLayer = "layer/" // layerID → layerRecord
 	keyChain = "chain/" // chain ID → chainRecord
 )
 
@@ -30,8 +30,9 @@ const (
 type imageRecord struct {
 	Ref      string               `json:"ref"`
 	Manifest string               `json:"manifest"`
-	Layers   []ocispec.Descriptor `json:"layers"`  // bottom first
-	DiffIDs  []string             `json:"diffIDs"` // as the config claims
+	Layers   []ocispec.Descriptor `json:"layers"`         // bottom first
+	DiffIDs  []string             `json:"diffIDs"`        // as the config claims
+	SOCI     string               `json:"soci,omitempty"` // digest of the SOCI index that the image index names
 }
 
 // layerRecord says how a layer's index was made and where its bytes are.
@@ -41,11 +42,18 @@ type layerRecord struct {
 	Format string             `json:"format"`
 	Reason string             `json:"reason,omitempty"` // why it is not lazy
 	DiffID string             `json:"diffID,omitempty"` // computed, not claimed
+	Origin string             `json:"origin,omitempty"` // what the index was made from, if not from the blob alone
+	// Refused says why the index must not be used any more.
+	Refused string `json:"refused,omitempty"`
+	// Manifest and SOCI are those of the image that the index was made for.
+	Manifest string `json:"manifest,omitempty"`
+	SOCI     string `json:"soci,omitempty"`
 }
 
 // chainRecord is one layer on top of a chain.
 type chainRecord struct {
-	Layer  string `json:"layer"` // blob digest
+	Layer  string `json:"layer"`           // blob digest
+	Vouch  string `json:"vouch,omitempty"` // of the layerID
 	Parent string `json:"parent,omitempty"`
 }
 

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/nineply/nineply/internal/fserr"
+	"github.com/nineply/nineply/internal/soci"
 	"github.com/nineply/nineply/internal/source"
 	"go.uber.org/zap"
 )
@@ -82,7 +83,7 @@ func (c *Catalog) ask(ctx context.Context, ref string) (*imageRecord, error) {
 	if err != nil {
 		return nil, err
 	}
-	rec := &imageRecord{Ref: img.Ref, Manifest: img.Digest.String(), Layers: img.Manifest.Layers}
+	rec := &imageRecord{Ref: img.Ref, Manifest: img.Digest.String(), Layers: img.Manifest.Layers, SOCI: img.Descriptor.Annotations[soci.AnnotationIndexDigest]}
 	for _, d := range img.Config.RootFS.DiffIDs {
 		rec.DiffIDs = append(rec.DiffIDs, d.String())
 	}

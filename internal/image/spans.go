@@ -1,7 +1,6 @@
 package image
 
 import (
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -47,8 +46,8 @@ func (r *recorder) save(path string, d estargz.Digest) error {
 	return nil
 }
 
-func (c *Catalog) spansPath(d estargz.Digest) string {
-	return filepath.Join(c.dir, "layers", hex.EncodeToString(d[:])+".zran")
+func (c *Catalog) spansPath(id layerID) string {
+	return filepath.Join(c.dir, "layers", id.file()+".zran")
 }
 
 // spans are the checkpoints of an open layer.

@@ -29,7 +29,7 @@ type treeState struct {
 func (t *treeState) info() TreeInfo {
 	names := make([]string, len(t.layers))
 	for i, l := range t.layers {
-		names[i] = l.digest.String()
+		names[i] = l.id.blob.String()
 	}
 	return TreeInfo{Name: t.name, Layers: names, Files: t.index.NumNodes(), Users: t.users}
 }
@@ -78,7 +78,11 @@ func (c *Catalog) tree(layers []*Layer, overlay bool) (Tree, func(), error) {
 func mergedName(layers []*Layer) string {
 	h := sha256.New()
 	for _, l := range layers {
-		h.Write(l.digest[:])
+		h.Write(l.id.blob[:])
+		if !l.id.vouch.IsZero() {
+			h.Write([]byte{'+'}) // no list of blobs alone reads like this
+			h.Write(l.id.vouch[:])
+		}
 	}
 	return hex.EncodeToString(h.Sum(nil))
 }
@@ -115,6 +119,9 @@ func (c *Catalog) releaseTree(t *treeState) {
 	t.users--
 	t.used = time.Now()
 	var closing []*treeState
+	if t.users == 0 && c.trees[t.name] != t {
+		closing = append(closing, t) // it was given up while in use
+	}
 	for idle := c.idleTreesLocked(); len(idle) > maxIdle; idle = idle[1:] {
 		delete(c.trees, idle[0].name)
 		closing = append(closing, idle[0])
@@ -231,6 +238,7 @@ func (t *treeState) ReadAt(ctx context.Context, n uint64, p []byte, off int64) (
 		}
 		m, err := l.bytes.Read(ctx, i, p[done:], off+int64(done)-chunk.Offset)
 		if err != nil {
+			l.failed(err)
 			return 0, err
 		}
 		if m == 0 {

@@ -58,13 +58,13 @@ func (c *Catalog) indexWhole(ctx context.Context, blob source.Blob, d estargz.Di
 		b.SetFormat(layerindex.FormatTar)
 		rec.Format = formatTarIndex
 	case w.compression == "gzip":
-		if err := w.points.save(c.spansPath(d), d); err != nil {
+		if err := w.points.save(c.spansPath(plainID(d)), d); err != nil {
 			return err
 		}
 		b.SetFormat(layerindex.FormatSpans)
 		rec.Format = formatGzipIndex
 	}
-	return b.WriteFile(c.layerPath(d))
+	return b.WriteFile(c.layerPath(plainID(d)))
 }
 
 // wholeReader streams, decompresses and cuts up a layer.
@@ -195,7 +195,7 @@ func (w *wholeLayer) StreamChunks(ctx context.Context, fn func(number uint32, pa
 	}
 	// The checkpoints were lost; when the layer is opened next, they are there.
 	d := w.index.Info().Digest
-	if err := r.points.save(w.c.spansPath(d), d); err != nil {
+	if err := r.points.save(w.c.spansPath(plainID(d)), d); err != nil {
 		w.c.log.Warn("checkpoints not kept", zap.Stringer("layer", d), zap.Error(err))
 	}
 	return nil

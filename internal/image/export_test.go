@@ -1,0 +1,27 @@
+package image
+
+import (
+	"testing"
+
+	"github.com/nineply/nineply/estargz"
+	"github.com/nineply/nineply/layerindex"
+	digest "github.com/opencontainers/go-digest"
+)
+
+// ForgeIndex packs an index of a gzip layer with true checkpoints and whatever entries.
+func ForgeIndex(t testing.TB, blob []byte, diffID digest.Digest, entries ...*estargz.Entry) []byte {
+	t.Helper()
+	place := indexPlace{layer: t.TempDir() + "/x.idx", spans: t.TempDir() + "/x.zran"}
+	layer := indexFor{blob: estargz.Sum(blob), size: int64(len(blob)), diffID: diffID.String()}
+	b := layerindex.NewBuilder(layerindex.LayerInfo{Digest: layer.blob, BlobSize: layer.size, Format: layerindex.FormatSpans}, layerindex.DefaultLimits())
+	for _, e := range entries {
+		if err := b.Add(e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := b.WriteFile(place.layer); err != nil {
+		t.Fatal(err)
+	}
+	writeCheckpoints(t, place.spans, blob)
+	return packed(t, place, layer)
+}
