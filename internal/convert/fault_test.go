@@ -14,6 +14,7 @@ import (
 	digest "github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/nineply/nineply/estargz"
 	"github.com/nineply/nineply/internal/convert"
 	"github.com/nineply/nineply/internal/fserr"
 	"github.com/nineply/nineply/internal/source"
@@ -21,13 +22,23 @@ import (
 )
 
 // TestPushThatBreaks refuses one request after the other, for good or once: in
-// the end there is an image, or an error and no tag.
+// the end there is an image, or an error and no tag. Only where a registry stops
+// for good between two tags, the first one stays, and the error says so.
 func TestPushThatBreaks(t *testing.T) {
 	from := testreg.New(t)
 	multi(t, from)
+	for name, w := range map[string]estargz.WriterOptions{"one tag": {}, "a TOC image": {KeepDiffID: true}} {
+		for _, once := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s, once %v", name, once), func(t *testing.T) { breakPushes(t, from, w, once) })
+		}
+	}
+}
+
+func breakPushes(t *testing.T, from *testreg.Registry, w estargz.WriterOptions, once bool) {
 	src := sources(t)
 	run := func(to *testreg.Registry) error {
-		_, err := convert.Convert(t.Context(), src, from.Ref("app", "multi"), src, to.Ref("new/app", "lazy"), convert.Options{Select: source.Selection{All: true}})
+		_, err := convert.Convert(t.Context(), src, from.Ref("app", "multi"), src, to.Ref("new/app", "lazy"),
+			convert.Options{Select: source.Selection{All: true}, Writer: w})
 		return err
 	}
 	good := testreg.New(t)
@@ -36,29 +47,61 @@ func TestPushThatBreaks(t *testing.T) {
 	if n < 12 {
 		t.Fatalf("only %d requests", n)
 	}
-	for _, once := range []bool{true, false} {
-		failed := 0
-		for i := range n {
-			to := testreg.New(t)
-			to.On(testreg.Match{}, testreg.Times(i, testreg.Pass())...)
-			if once {
-				to.On(testreg.Match{}, testreg.Status(403))
-			} else {
-				to.Always(testreg.Match{}, testreg.Status(403))
-			}
-			err := run(to)
-			_, _, tagged := to.Manifest("new/app", "lazy")
-			if tagged == (err != nil) {
-				t.Errorf("request %d of %d, once %v: tag %v, %v", i, n, once, tagged, err)
-			}
-			if err != nil {
-				failed++
-			}
-			to.Close()
+	failed, stayed := 0, 0
+	for i := range n {
+		to := testreg.New(t)
+		to.On(testreg.Match{}, testreg.Times(i, testreg.Pass())...)
+		if once {
+			to.On(testreg.Match{}, testreg.Status(403))
+		} else {
+			to.Always(testreg.Match{}, testreg.Status(403))
 		}
-		if failed < n-1 {
-			t.Errorf("once %v: of %d broken pushes %d failed", once, n, failed)
+		err := run(to)
+		_, _, tagged := to.Manifest("new/app", "lazy")
+		_, _, toc := to.Manifest("new/app", "lazy-esgztoc")
+		if tagged == (err != nil) {
+			t.Errorf("request %d of %d: tag %v, %v", i, n, tagged, err)
 		}
+		if err != nil {
+			failed++
+		}
+		if err != nil && toc {
+			if stayed++; once || !strings.Contains(err.Error(), "stayed behind") {
+				t.Errorf("request %d of %d: the TOC image stayed: %v", i, n, err)
+			}
+		}
+		to.Close()
+	}
+	if failed < n-3 || stayed > 1 {
+		t.Errorf("of %d broken pushes %d failed, %d left a TOC image", n, failed, stayed)
+	}
+}
+
+// TestTakenTagIsGivenBack: what had the tag of the TOC image has it again.
+func TestTakenTagIsGivenBack(t *testing.T) {
+	reg := testreg.New(t)
+	reg.AddImage("app", "v1", testreg.Image{Layers: []testreg.Layer{layer(t, [2]string{"a", "1"})}})
+	before := reg.AddImage("app", "lazy-esgztoc", testreg.Image{}).Descriptor.Digest
+	src := sources(t)
+	opts := convert.Options{Writer: estargz.WriterOptions{KeepDiffID: true}}
+	reg.Always(testreg.Match{Method: "PUT", Path: "/manifests/lazy"}, func(x testreg.Exchange) {
+		if strings.HasSuffix(x.R.URL.Path, "/lazy") {
+			testreg.Status(403)(x)
+			return
+		}
+		x.Serve(x.W, x.R)
+	})
+	if _, err := convert.Convert(t.Context(), src, reg.Ref("app", "v1"), src, reg.Ref("app", "lazy"), opts); !fserr.Is(err, fserr.Unauthorized) {
+		t.Errorf("%v", err)
+	}
+	if desc, _, ok := reg.Manifest("app", "lazy-esgztoc"); !ok || desc.Digest != before {
+		t.Errorf("%v, %v", desc, ok)
+	}
+	reg.Heal()
+	res, err := convert.Convert(t.Context(), src, reg.Ref("app", "v1"), src, reg.Ref("app", "lazy"), opts)
+	must(t, err)
+	if desc, _, ok := reg.Manifest("app", "lazy-esgztoc"); !ok || desc.Digest != res.TOCDigest || !res.Images[0].SameConfig {
+		t.Errorf("%v, %+v", desc, res)
 	}
 }
 
