@@ -194,3 +194,17 @@ func TestZstdChunked(t *testing.T) {
 		}
 	}
 }
+
+// TestTOCWithoutTree: the manifest vouches for a TOC that no tree can be made of.
+func TestTOCWithoutTree(t *testing.T) {
+	b := newZstdBuilder(t)
+	b.add("a", "alpha")
+	b.entries = append(b.entries, map[string]any{"type": "hardlink", "name": "l", "linkName": "nothing"})
+	reg := testreg.New(t)
+	reg.AddImage("app", "v1", testreg.Image{Layers: []testreg.Layer{b.finish(true)}})
+	n, _ := start(t, t.TempDir(), 0)
+	check(t, n.tree(t, "image/"+reg.Ref("app", "v1")), map[string]string{"a": "alpha", "l": ""})
+	if l := n.Layers()[0]; l.Lazy || !strings.Contains(l.Reason, "hard link target") {
+		t.Errorf("%+v", l)
+	}
+}
