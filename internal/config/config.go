@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"time"
 
@@ -30,6 +31,7 @@ type Config struct {
 	Registry    Registry    `toml:"registry"`
 	Cache       Cache       `toml:"cache"`
 	Fetch       Fetch       `toml:"fetch"`
+	Index       Index       `toml:"index"`
 	Snapshotter Snapshotter `toml:"snapshotter"`
 	Log         Log         `toml:"log"`
 }
@@ -63,6 +65,15 @@ type Fetch struct {
 	Prefetch    bool     `toml:"prefetch" comment:"Fetch the range that an image's landmark names as soon as it is mounted."`
 }
 
+// Index says which indexes that lie beside an image are used without being pulled by
+// hand. An index is trusted with the names, attributes and content of an image's files.
+type Index struct {
+	SOCI      bool     `toml:"soci" comment:"Use the SOCI index that an image index names by digest (SOCI index manifest v2)."`
+	SOCIv1    bool     `toml:"soci_v1" comment:"Use SOCI indexes that refer to an image (v1). Who can push into a repository can change what its images contain."`
+	Referrers bool     `toml:"referrers" comment:"Use indexes pushed with \"nineply index push\". Who can push into a repository can change what its images contain."`
+	Pins      []string `toml:"pins" comment:"Digests of indexes of either kind that are used even so."`
+}
+
 // Snapshotter tunes the containerd plugin.
 type Snapshotter struct {
 	MountMode string `toml:"mount_mode" comment:"auto (FUSE where there is FUSE, which survives the daemon at the least cost), v9fs (the kernel's 9P client) or fuse."`
@@ -89,6 +100,7 @@ func Default(root, state string) Config {
 		Registry:    Registry{HostsDirs: []string{"/etc/containerd/certs.d", "/etc/docker/certs.d"}, Timeout: Duration(30 * time.Second)},
 		Cache:       Cache{MaxSize: 20 << 30},
 		Fetch:       Fetch{Concurrency: 16, ReadAhead: 8 << 20, ReadTimeout: Duration(60 * time.Second), Prefetch: true},
+		Index:       Index{SOCI: true, Pins: []string{}},
 		Snapshotter: Snapshotter{MountMode: "auto", Fallback: true},
 		Log:         Log{Level: "info"},
 	}
@@ -167,6 +179,11 @@ func (c Config) Validate() error {
 	if c.Fetch.Concurrency < 1 || c.Fetch.Concurrency > 1024 {
 		return fmt.Errorf("fetch.concurrency: %d is not between 1 and 1024", c.Fetch.Concurrency)
 	}
+	for _, pin := range c.Index.Pins {
+		if !pinPattern().MatchString(pin) {
+			return fmt.Errorf("index.pins: %q is not sha256:<64 hex digits>", pin)
+		}
+	}
 	switch c.Snapshotter.MountMode {
 	case "auto", "v9fs", "fuse":
 	default:
@@ -179,6 +196,8 @@ func (c Config) Validate() error {
 	}
 	return nil
 }
+
+func pinPattern() *regexp.Regexp { return regexp.MustCompile(`^sha256:[0-9a-f]{64}$`) }
 
 // SplitAddress splits unix:PATH or tcp:HOST:PORT into what net.Listen wants.
 func SplitAddress(addr string) (network, address string, err error) {

@@ -43,6 +43,50 @@ func (r *recorder) Status(context.Context) (control.Status, error) {
 	return control.Status{Version: "v", PID: 3}, r.err
 }
 
+func (r *recorder) PushIndex(_ context.Context, ref string) (control.PublishedIndex, error) {
+	r.calls = append(r.calls, "push "+ref)
+	return control.PublishedIndex{Ref: ref, Digest: "sha256:i", Layers: []control.PublishedIndexLayer{{Digest: "sha256:d", Size: 5}}}, r.err
+}
+func (r *recorder) PullIndex(_ context.Context, in control.IndexRequest) (control.PublishedIndex, error) {
+	r.calls = append(r.calls, in)
+	return control.PublishedIndex{Ref: in.Ref, Digest: in.Digest}, r.err
+}
+func (r *recorder) Indexes(_ context.Context, name string) ([]control.Index, error) {
+	r.calls = append(r.calls, "ls "+name)
+	return []control.Index{{Layer: "sha256:d", Format: "gzip+index", Size: 9}}, r.err
+}
+func (r *recorder) RemoveIndexes(_ context.Context, name string) (control.RemovedIndexes, error) {
+	r.calls = append(r.calls, "rm "+name)
+	return control.RemovedIndexes{Removed: 2}, r.err
+}
+
+func TestIndexCallsArrive(t *testing.T) {
+	r := &recorder{}
+	c := serve(t, r)
+	ctx := t.Context()
+	pushed, err := c.PushIndex(ctx, "a/b:c&d")
+	if err != nil || pushed.Digest != "sha256:i" || pushed.Layers[0].Size != 5 {
+		t.Errorf("PushIndex: %+v, %v", pushed, err)
+	}
+	in := control.IndexRequest{Ref: "a/b", Digest: "sha256:i"}
+	if pulled, err := c.PullIndex(ctx, in); err != nil || pulled.Digest != in.Digest {
+		t.Errorf("PullIndex: %+v, %v", pulled, err)
+	}
+	if list, err := c.Indexes(ctx, "x&y=z"); err != nil || len(list) != 1 || list[0].Size != 9 {
+		t.Errorf("Indexes: %+v, %v", list, err)
+	}
+	if got, err := c.RemoveIndexes(ctx, "x"); err != nil || got.Removed != 2 {
+		t.Errorf("RemoveIndexes: %+v, %v", got, err)
+	}
+	if diff := cmp.Diff([]any{"push a/b:c&d", in, "ls x&y=z", "rm x"}, r.calls); diff != "" {
+		t.Errorf("calls that arrived:\n%s", diff)
+	}
+	r.err = fserr.Newf(fserr.Busy, "remove", "x", "in use")
+	if _, err := c.RemoveIndexes(ctx, "x"); fserr.KindOf(err) != fserr.Busy {
+		t.Errorf("an error came back as %v", err)
+	}
+}
+
 func serve(t *testing.T, s control.Service) *control.Client {
 	t.Helper()
 	socket := filepath.Join(t.TempDir(), "c.sock")

@@ -39,6 +39,7 @@ func NewHandler(s Service, metrics http.Handler) http.Handler {
 		st, err := s.Status(r.Context())
 		reply(w, st, err)
 	})
+	handleIndexes(mux, s)
 	if metrics != nil {
 		mux.Handle("GET /metrics", metrics)
 	}

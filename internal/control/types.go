@@ -22,8 +22,9 @@ type LayerStatus struct {
 	Lazy   bool   `json:"lazy"`
 	Reason string `json:"reason,omitempty"` // why it is not lazy
 	Format string `json:"format"`
-	Size   int64  `json:"size"`  // of the blob, bytes
-	Files  int64  `json:"files"` // inodes
+	Origin string `json:"origin,omitempty"` // of its index, if not the blob itself
+	Size   int64  `json:"size"`             // of the blob, bytes
+	Files  int64  `json:"files"`            // inodes
 	// Fetched counts blob bytes fetched since the daemon started.
 	Fetched int64 `json:"fetched"`
 	// LocalChunks of Chunks are known to be in the cache.
@@ -110,4 +111,6 @@ type Service interface {
 	Unmount(ctx context.Context, target string) error
 	// Status describes the daemon.
 	Status(ctx context.Context) (Status, error)
+
+	IndexService
 }

@@ -46,7 +46,7 @@ func (s *service) AddLayer(ctx context.Context, l control.Layer) (control.LayerS
 
 func layerStatus(i image.LayerInfo) control.LayerStatus {
 	return control.LayerStatus{
-		Digest: i.Digest, Lazy: i.Lazy, Reason: i.Reason, Format: i.Format, Size: i.Size, Files: i.Files,
+		Digest: i.Digest, Lazy: i.Lazy, Reason: i.Reason, Format: i.Format, Origin: i.Origin, Size: i.Size, Files: i.Files,
 		Fetched: i.Fetched, LocalChunks: i.Local, Chunks: i.Chunks,
 	}
 }
