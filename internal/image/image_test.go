@@ -2,8 +2,6 @@ package image_test
 
 import (
 	"context"
-	"crypto/rand"
-	"fmt"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -401,106 +399,4 @@ func TestInspect(t *testing.T) {
 	if _, err := image.Inspect(t.Context(), r, reg.Ref("none", "v1"), ocispec.Platform{}); !fserr.Is(err, fserr.NotExist) {
 		t.Errorf("%v", err)
 	}
-}
-
-// TestIndexOnFirstUse reads layers that only come whole, forgets their bytes, and
-// sees that a read then costs a range and not the layer.
-func TestIndexOnFirstUse(t *testing.T) {
-	files := make([]file, 0, 42)
-	want := map[string]string{}
-	for i := range 40 {
-		body := noise(t, 200_000)
-		files = append(files, file{name: fmt.Sprintf("f%d", i), body: body})
-		want[files[i].name] = body
-	}
-	plain := tarOf(t, files...)
-	for _, tt := range []struct {
-		format string
-		layer  testreg.Layer
-	}{
-		{"gzip+index", gzipLayer(t, files...)},
-		{"tar+index", testreg.Layer{Data: plain, DiffID: digest.FromBytes(plain), MediaType: ocispec.MediaTypeImageLayer}},
-		{"whole", zstdLayer(t, files...)},
-	} {
-		t.Run(tt.format, func(t *testing.T) {
-			reg := testreg.New(t)
-			reg.AddImage("app", "v1", testreg.Image{Layers: []testreg.Layer{tt.layer}})
-			ref := "image/" + reg.Ref("app", "v1")
-			dir := t.TempDir()
-			n, stop := start(t, dir, 0)
-			n.visit(t, ref, want)
-			if l := n.Layers()[0]; l.Format != tt.format {
-				t.Fatalf("%+v", l)
-			}
-			stop()
-			n, _ = start(t, dir, 0)
-			n.forget(t)
-			n.visit(t, ref, map[string]string{"f20": want["f20"]})
-			if l := n.Layers()[0]; l.Format != tt.format || tt.format != "whole" && l.Fetched > int64(len(tt.layer.Data))/3 {
-				t.Errorf("after the cache was lost: %+v", l)
-			}
-			n.visit(t, ref, want)
-		})
-	}
-}
-
-// TestLostCheckpoints reads a layer whole when its checkpoints are gone, and has
-// them again afterwards.
-func TestLostCheckpoints(t *testing.T) {
-	reg := testreg.New(t)
-	reg.AddImage("app", "v1", testreg.Image{Layers: []testreg.Layer{gzipLayer(t, file{name: "a", body: big})}})
-	ref := "image/" + reg.Ref("app", "v1")
-	dir := t.TempDir()
-	n, stop := start(t, dir, 0)
-	n.visit(t, ref, map[string]string{"a": big})
-	stop()
-	found, err := filepath.Glob(filepath.Join(dir, "*", "layers", "*.zran"))
-	if err != nil || len(found) != 1 {
-		t.Fatalf("%v: %v", found, err)
-	}
-	for _, damage := range []func(path string) error{
-		os.Remove,
-		func(path string) error { return os.WriteFile(path, []byte("damage"), 0o600) },
-	} {
-		if err := damage(found[0]); err != nil {
-			t.Fatal(err)
-		}
-		for _, format := range []string{"whole", "gzip+index"} {
-			n, stop = start(t, dir, 0)
-			n.forget(t)
-			n.visit(t, ref, map[string]string{"a": big})
-			if l := n.Layers()[0]; l.Format != format {
-				t.Errorf("want %s: %+v", format, l)
-			}
-			stop()
-		}
-	}
-}
-
-// visit opens a tree, checks files of it, and lets it go.
-func (n *node) visit(t *testing.T, aname string, want map[string]string) {
-	t.Helper()
-	tr, release, err := n.Open(t.Context(), aname)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer release()
-	check(t, tr, want)
-}
-
-// forget empties the cache of what was in it when the store was opened.
-func (n *node) forget(t *testing.T) {
-	t.Helper()
-	if _, err := n.store.Evict(t.Context(), 1<<40); err != nil {
-		t.Fatal(err)
-	}
-}
-
-func noise(t *testing.T, n int) string {
-	t.Helper()
-	p := make([]byte, n)
-	if _, err := rand.Read(p); err != nil {
-		t.Fatal(err)
-	}
-	return string(p)
 }

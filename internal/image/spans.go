@@ -71,7 +71,11 @@ func openSpans(path string, d estargz.Digest, size int64) (*spans, error) {
 		return nil, errors.Join(err, f.Close())
 	}
 	if i := x.Info(); i.Blob != d || i.BlobSize != size {
-		err := fserr.Newf(fserr.Corrupt, "open", path, "checkpoints of another blob")
+		err = fserr.Newf(fserr.Corrupt, "open", path, "checkpoints of another blob")
+	} else {
+		err = x.Verify() // later there would be a reader to tell of damage
+	}
+	if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
 	return &spans{file: f, index: x}, nil

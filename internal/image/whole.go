@@ -64,6 +64,9 @@ func (c *Catalog) indexWhole(ctx context.Context, blob source.Blob, d estargz.Di
 		b.SetFormat(layerindex.FormatSpans)
 		rec.Format = formatGzipIndex
 	}
+	if isLazy(rec.Format) {
+		rec.Reason = "indexed when it was first read: " + rec.Reason
+	}
 	return b.WriteFile(c.layerPath(plainID(d)))
 }
 
