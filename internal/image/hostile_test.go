@@ -15,7 +15,7 @@ import (
 func TestHostileTOCs(t *testing.T) {
 	footer := func(offset string) testreg.Layer {
 		l := lazyLayer(t, file{name: "a", body: "alpha"})
-		p := []byte(l.Data)
+		p := l.Data
 		copy(p[len(p)-51+16:], offset)
 		return l
 	}
