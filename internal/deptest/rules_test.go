@@ -48,7 +48,7 @@ var allowed = map[string][]string{
 	"vm/vmtest/...":              {"vm/vmtest/internal/bootspec"},
 	"bench/convert/write":        {"estargz"},
 	"bench/record":               {},
-	"bench/coldstart":            {"internal/coldstart", "internal/config", "internal/control", "internal/convert", "internal/daemon", "internal/demoimage", "internal/fetch", "internal/netshape", "internal/source", "internal/testbed", "estargz"},
+	"bench/coldstart":            {"internal/coldstart", "internal/config", "internal/control", "internal/convert", "internal/daemon", "internal/demoimage", "internal/netshape", "internal/source", "internal/testbed", "estargz"},
 	"e2e":                        anything,
 	"e2e/...":                    anything,
 	"internal/testreg":           {},
