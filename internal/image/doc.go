@@ -7,11 +7,13 @@
 // enters at [Tree.TryReadAt] or [Tree.ReadAt], is cut along the file's chunk
 // list, and goes on in package fetch.
 //
-// A layer whose descriptor names its TOC digest is opened lazily: one suffix
-// request brings footer and TOC, and the TOC is checked against that digest
-// before anything else is believed. Every other layer is read whole, checked
-// against the digest of its blob, cut into chunks on the way, and indexed; from
-// then on the two kinds are served alike.
+// A layer whose descriptor vouches for a TOC is opened lazily: one request brings
+// it from where the descriptor says, or from the blob's tail, or from the image
+// that has it outside of the blob, and it is checked against every digest there is
+// of it before an index is made of it. Every other layer, and one whose TOC is
+// refused, is opened by an index beside its image if that is trusted, or else read
+// whole, checked against the digest of its blob, cut into chunks on the way, and
+// indexed; from then on all kinds are served alike.
 //
 // What the catalog knows is kept as small records in the chunk store's database
 // (reference → manifest, manifest → layers, chain → layers) and as index files,
