@@ -38,7 +38,7 @@ func main() {
 		flag.Usage()
 		os.Exit(2)
 	}
-	ctx := context.Background() //nolint:forbidigo // this is main
+	ctx := context.Background()
 	if err := write(ctx, opts, flag.Arg(0), flag.Arg(1), *toc); err != nil {
 		fmt.Fprintln(os.Stderr, "write:", err)
 		os.Exit(1)
