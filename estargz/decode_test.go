@@ -60,7 +60,7 @@ func TestDecodeMember(t *testing.T) {
 // TestDecodeMemberNeedsOnlyTheFront cuts off what is behind the last chunk.
 func TestDecodeMemberNeedsOnlyTheFront(t *testing.T) {
 	rng := rand.New(rand.NewPCG(11, 12))
-	data := make([]byte, 100_000)
+	data := make([]byte, 400_000)
 	for i := range data {
 		data[i] = byte(rng.Uint32())
 	}
