@@ -15,11 +15,13 @@ declare -A areas=(
 	[index]=./layerindex
 	[estargz]="./estargz ./internal/inflate"
 	[fetch]="./internal/fetch ./internal/source/..."
-	[zran]=./internal/zran
+	[zran]="./internal/zran ./internal/image"
 	[mount]="./internal/mount ./internal/p9client"
 	[snapshotter]=./snapshotter
 	[netshape]=./internal/netshape
+	[convert]=bench/convert
 	[coldstart]=bench/coldstart
+	[throughput]=bench/throughput
 )
 wanted=${1:-all} count=${2:-5}
 if [ "$wanted" = all ]; then
@@ -33,10 +35,11 @@ for area in $wanted; do
 		exit 2
 	fi
 	echo "== $area" >&2
-	if [ "$area" = zran ]; then
-		# A large layer, as it is and gzipped.
-		NINEPLY_BENCH_LAYER=$(bench/convert/layer.sh)
+	if [ "$area" = zran ] || [ "$area" = throughput ]; then
+		NINEPLY_BENCH_LAYER=$(bench/convert/layer.sh) # a large one
 		export NINEPLY_BENCH_LAYER
+	fi
+	if [ "$area" = zran ]; then
 		if [ ! -f "$NINEPLY_BENCH_LAYER.gz" ]; then
 			gzip -6 -n -c "$NINEPLY_BENCH_LAYER" >"$NINEPLY_BENCH_LAYER.gz.tmp"
 			mv "$NINEPLY_BENCH_LAYER.gz.tmp" "$NINEPLY_BENCH_LAYER.gz"
