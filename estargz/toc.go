@@ -35,11 +35,23 @@ func ReadTOC(packed []byte, footer Footer, lim Limits, fn func(*Entry) error) (D
 	if err != nil {
 		return Digest{}, fmt.Errorf("TOC: %w", err)
 	}
+	lim.TOCSize = plausibleTOC(packed, lim)
 	digest, err := readGzipTOC(r, footer, lim, fn)
 	if cerr := r.Close(); err == nil && cerr != nil {
 		return Digest{}, cerr
 	}
 	return digest, err
+}
+
+// No TOC compresses as well as blanks do: its digests hardly compress at all.
+const (
+	maxTOCRatio = 256
+	smallTOC    = 4 << 20 // bytes of JSON that are not worth the question
+)
+
+// plausibleTOC is how long the JSON of a compressed TOC can be.
+func plausibleTOC(packed []byte, lim Limits) int64 {
+	return min(lim.TOCSize, max(smallTOC, maxTOCRatio*int64(len(packed))))
 }
 
 // readGzipTOC reads a TOC that is the content of a tar entry.
@@ -64,6 +76,7 @@ func readZstdTOC(packed []byte, footer Footer, lim Limits, fn func(*Entry) error
 	if err := z.start(packed); err != nil {
 		return Digest{}, fmt.Errorf("TOC: %w", err)
 	}
+	lim.TOCSize = plausibleTOC(packed, lim)
 	if footer.TOCRawSize == 0 {
 		return parseTOC(&limitReader{z, lim.TOCSize}, footer, lim, fn)
 	}

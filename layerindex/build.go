@@ -54,6 +54,7 @@ type Builder struct {
 
 	entries int
 	made    int // directories
+	steps   int // components of all names
 	nodes   []treeNode
 	slots   []slot
 	child   map[uint64]uint32 // parent<<32|name: slot
@@ -423,6 +424,9 @@ func (b *Builder) splitName(name string) error {
 		default:
 			b.path = append(b.path, part)
 		}
+	}
+	if b.steps += len(b.path); b.steps > maxFreeSteps+maxStepsPerEntry*b.entries {
+		return refuse(name, ErrLimit, "%d entries have names of %d components", b.entries, b.steps)
 	}
 	return nil
 }

@@ -122,7 +122,7 @@ func hostileTOCs() map[string]struct {
 	toc  []string
 	want error
 } {
-	deep := make([]string, 4096)
+	deep := make([]string, 2000)
 	for i := range deep {
 		deep[i] = fmt.Sprintf(`{"name":"%d/%s","type":"dir"}`, i, strings.Repeat("a/", 998))
 	}
@@ -134,7 +134,7 @@ func hostileTOCs() map[string]struct {
 		"hard link to its parent": {[]string{`{"name":"d/","type":"dir"}`, `{"name":"d/l","type":"hardlink","linkName":"d"}`}, layerindex.ErrLinkDir},
 		"hard link to nothing":    {[]string{`{"name":"a","type":"hardlink","linkName":"b"}`}, layerindex.ErrLinkTarget},
 		"200,000 components":      {[]string{`{"name":"` + strings.Repeat("a/", 200_000) + `","type":"dir"}`}, estargz.ErrTokenSize},
-		"4 million directories":   {deep, layerindex.ErrLimit},
+		"2 million directories":   {deep, layerindex.ErrLimit},
 		"size 2^40, chunk size 1": {[]string{fileEntry("a", 1<<40, 9, 0, 0, 1, "")}, estargz.ErrTiling},
 		"negative chunk size":     {[]string{fileEntry("a", 5, 9, 0, 0, -5, "")}, estargz.ErrNumber},
 		"size 2^62":               {[]string{fileEntry("a", 1<<62, 9, 0, 0, 0, "")}, estargz.ErrChunkSize},
@@ -173,10 +173,23 @@ func hostileBlobs(tb testing.TB) []hostileBlob {
 		add(fmt.Sprintf("TOC of 2^%d bytes/zstd", shift), estargz.ErrTOCOffset, string(zstdFooter(8, 1<<shift, 1)))
 		add(fmt.Sprintf("TOC that becomes 2^%d bytes/zstd", shift), estargz.ErrTOCSize, string(packedBlob(rleBlocks(1), 1<<shift)))
 	}
+	deep := make([]string, 3000)
+	for i := range deep {
+		deep[i] = `{"name":"` + strings.Repeat("a/", 998) + `","type":"dir"}`
+	}
+	long := `{"version":1,"entries":[` + strings.Join(deep[:1900], ",") + `]}`
+	add("names of a thousand components/gzip", layerindex.ErrLimit, string(gzipBlob(tb, long, int64(len(long)))))
+	add("names of a thousand components/zstd", layerindex.ErrLimit, string(zstdBlob(tb, long)))
+	long = `{"version":1,"entries":[` + strings.Join(deep, ",") + `]}`
+	add("and more of them/gzip", estargz.ErrTOCSize, string(gzipBlob(tb, long, int64(len(long)))))
+	add("and more of them/zstd", estargz.ErrTOCSize, string(zstdBlob(tb, long)))
 	blanks := deflated(tb, strings.Repeat(" ", 1<<20))
 	b := gzipBlob(tb, "", 512<<20)
 	cut := len(b) - len(gzipFooter(strings.Repeat("0", 16))) - 13
 	add("512 MiB of blanks/gzip", estargz.ErrTOCSize, string(b[:cut]), strings.Repeat(string(blanks), 512), string(b[cut:]))
+	b = gzipBlob(tb, "", 255<<20)
+	add("255 MiB of blanks/gzip", estargz.ErrTOCSize, string(b[:cut]), strings.Repeat(string(blanks), 255), string(b[cut:]))
+	add("255 MiB of blanks/zstd", estargz.ErrTOCSize, string(packedBlob(rleBlocks(2040), 255<<20)))
 	add("512 MiB of blanks/zstd", estargz.ErrTOCSize, string(packedBlob(rleBlocks(4096), 512<<20)))
 	add("512 MiB of blanks that say 100/zstd", estargz.ErrTOCSyntax, string(packedBlob(rleBlocks(4096), 100)))
 	return list

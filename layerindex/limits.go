@@ -14,10 +14,13 @@ const (
 	maxHops       = 40            // symbolic links followed in one name
 	maxFollowed   = 64 << 20      // bytes of symlink targets walked for all names of a layer
 
-	// An entry may make this many directories on average, and all of them so many
-	// more: names of a kilobyte must not each cost a thousand nodes.
-	maxDirsPerEntry = 8
-	maxFreeDirs     = 4096
+	// An entry may make this many directories on average, and have so many components
+	// in its name, and all of them so many more: a TOC of a few kilobytes can say the
+	// longest names there are, over and over.
+	maxDirsPerEntry  = 8
+	maxFreeDirs      = 4096
+	maxStepsPerEntry = 64
+	maxFreeSteps     = 256 << 10
 )
 
 // Limits bounds what a Builder accepts. A field that is zero or negative has the
