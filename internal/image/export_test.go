@@ -1,6 +1,7 @@
 package image
 
 import (
+	"io"
 	"testing"
 
 	"github.com/nineply/nineply/estargz"
@@ -24,4 +25,9 @@ func ForgeIndex(t testing.TB, blob []byte, diffID digest.Digest, entries ...*est
 	}
 	writeCheckpoints(t, place.spans, blob)
 	return packed(t, place, layer)
+}
+
+// PackIndex packs the index made of these two files.
+func PackIndex(f io.WriteSeeker, layer, spans, diffID string) error {
+	return packIndex(f, indexPlace{layer: layer, spans: spans}, diffID)
 }

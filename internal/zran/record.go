@@ -14,7 +14,7 @@ import (
 const (
 	// DefaultSpan is how much output lies between two checkpoints, bytes: what a
 	// read at random has to decompress at most, deflate blocks aside.
-	DefaultSpan = 1 << 20
+	DefaultSpan = 2 << 20
 
 	// checkOutput is how much is decompressed from each new checkpoint to see that
 	// it leads to the right bytes.
