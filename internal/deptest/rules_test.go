@@ -25,6 +25,7 @@ var allowed = map[string][]string{
 	"internal/zran":              {"internal/inflate", "internal/fserr"},
 	"internal/layertar":          {"internal/inflate", "internal/fserr"},
 	"internal/soci":              {"estargz", "internal/fserr"},
+	"internal/profile":           {"estargz", "internal/fserr"},
 	"internal/source":            {"internal/fserr"},
 	"internal/source/...":        {"internal/source", "internal/source/...", "internal/fserr"},
 	"internal/fetch":             {"internal/source", "estargz", "chunkstore", "internal/fserr"},
