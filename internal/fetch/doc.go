@@ -4,12 +4,20 @@
 // A read asks its [Layer] for part of a chunk. [Layer.TryRead] answers from the
 // store alone. [Layer.Read] goes on where that fails: the chunk joins a flight,
 // of which there is at most one per digest whoever asks. New flights are planned
-// into a run, a stretch of neighbouring gzip members that one Range request
-// brings; queued runs that lie near each other are sent as one request. As the
-// bytes of a run arrive, each member is inflated, each chunk checked against its
-// digest, and its readers are answered from memory at once; the store takes the
-// chunk afterwards. A read never waits for a disk write, nor for bytes behind
-// the ones it needs.
+// into a run, a stretch of the blob that one Range request brings; queued runs
+// that lie near each other are sent as one request. As the bytes of a run arrive,
+// they are decoded, each chunk checked against its digest, and its readers are
+// answered from memory at once; the store takes the chunk afterwards. A read never
+// waits for a disk write, nor for bytes behind the ones it needs.
+//
+// Where a chunk lies depends on the layer. In members ([Scheduler.NewLayer]): each
+// holds a few chunks and is decoded by itself. In spans ([Scheduler.NewSpanLayer]):
+// chunks are ranges of the decoded layer, [Spans] says which range of the blob
+// leads to them, and a run is decoded in one go from the checkpoint before its first
+// chunk; [Plain] is that of a layer that is not compressed. A layer whose chunks have
+// no digests in advance ([Scheduler.NewLearnedLayer]) has spans that are verified
+// instead, and a [Learner] who is told. A layer that can only be read from its start
+// ([Scheduler.NewStreamLayer]) is read once for all who wait.
 //
 // Runs have a [Priority]: demand goes before prefetch, prefetch before
 // background. A demand for a chunk that is queued for less lifts its run; a
