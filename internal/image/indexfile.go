@@ -18,7 +18,7 @@ import (
 
 // IndexMediaType is the media type of a packed index: what makes one layer lazy
 // that is not by itself, in one blob.
-const IndexMediaType = "application/vnd.nineply.index.v1"
+const IndexMediaType = "application/vnd.nineply.index.layer.v1"
 
 // A packed index is a header, the layer's index file and, for a gzip layer, its
 // checkpoint file, each as a zstd frame. Numbers are little endian.
