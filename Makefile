@@ -8,6 +8,7 @@ LINT := $(CACHE)/golangci-lint-v2.15.0/bin/golangci-lint
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 PREFIX ?= /usr/local
 FUZZTIME ?= 30s
+CONFORMANCETIME ?= 60s
 BENCH ?= all
 SOAKTIME ?= 10m
 GO_BUILD := CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X github.com/nineply/nineply/internal/cli.version=$(VERSION)'
@@ -29,9 +30,10 @@ demo: deps-demo build ## install what it needs, build, and show a cold start
 	bin/nineply demo
 
 .PHONY: test
-test: deps-test ## install what they need and run all tests: unit, race, lint, short fuzz, e2e
+test: deps-test ## install what they need and run all tests: unit, race, lint, short fuzz, conformance, e2e
 	$(MAKE) --no-print-directory build unit race lint
 	$(MAKE) --no-print-directory fuzz FUZZTIME=3s
+	$(MAKE) --no-print-directory conformance CONFORMANCETIME=10s
 	$(MAKE) --no-print-directory e2e
 
 .PHONY: unit
@@ -50,6 +52,14 @@ lint: ## check style, import directions and formatting
 .PHONY: fuzz
 fuzz: ## run every fuzz target for FUZZTIME (30s)
 	deploy/fuzz.sh $(FUZZTIME)
+
+# No cgo: containers/storage would want C libraries.
+.PHONY: conformance
+conformance: export CGO_ENABLED = 0
+conformance: ## judge the formats by the reference libraries' own suites and readers
+	cd e2e/conformance && go vet ./... && $(LINT) run ./...
+	cd e2e/conformance && go test -count=1 -timeout 15m ./...
+	cd e2e/conformance && go test -run '^$$' -fuzz '^FuzzAgainstReference$$' -fuzztime $(CONFORMANCETIME) -fuzzminimizetime 1s .
 
 .PHONY: e2e
 e2e: build ## run the end-to-end tests with real registries, runtimes and guests
