@@ -65,7 +65,8 @@ func mergeItems(a, b []item) []item {
 
 // planLocked plans a run over the missing chunks around chunk i, which is one of
 // them: from the start of what has to be decoded for it up to, not including,
-// chunk end; of at most limit bytes, but no less than chunk i needs. It returns the
+// chunk end; of at most limit bytes, but no less than chunk i needs. Chunks behind
+// the end are taken along if they lie in a span that is read anyway. It returns the
 // number of the first chunk it did not consider. The run is nil when nothing is
 // missing within the limit.
 func (s *Scheduler) planLocked(l *Layer, i, end uint32, prio Priority, limit int64) (*run, uint32) {
@@ -81,12 +82,15 @@ func (s *Scheduler) planLocked(l *Layer, i, end uint32, prio Priority, limit int
 	if c, ok := l.chunks.Chunk(i); ok {
 		i = min(i, l.chunks.ChunksFrom(l.begin(&c)))
 	}
-	for ; i < end; i++ {
+	for ; ; i++ {
 		c, ok := l.chunks.Chunk(i)
 		if !ok {
 			break
 		}
 		lo, hi := l.extent(&c)
+		if i >= end && (l.spans == nil || len(r.items) == 0 || hi > r.hi) {
+			break
+		}
 		if len(r.items) > 0 && i > wanted && hi > r.hi && (hi-r.lo > limit || lo > r.hi+s.opts.Gap) {
 			break
 		}
