@@ -59,7 +59,8 @@ func (c *Catalog) indexWhole(ctx context.Context, blob source.Blob, d estargz.Di
 		rec.Format = formatTarIndex
 	case w.compression == "gzip":
 		if err := w.points.save(c.spansPath(plainID(d)), d); err != nil {
-			return err
+			c.log.Warn("checkpoints not kept", zap.Stringer("layer", d), zap.Error(err))
+			break
 		}
 		b.SetFormat(layerindex.FormatSpans)
 		rec.Format = formatGzipIndex

@@ -141,10 +141,11 @@ func (r *Recorder) lastOut() int64 {
 	return 0
 }
 
-// settle ends the trial of a checkpoint, which is kept if it is good.
+// settle ends the trial of a checkpoint, which is kept if it is good. The start of
+// the blob is kept whatever the trial says: it has nothing that could be wrong.
 func (r *Recorder) settle(tr *trial) {
 	window, ok := tr.run()
-	if !ok {
+	if !ok && tr.at.In > 0 {
 		r.dropped++
 		return
 	}

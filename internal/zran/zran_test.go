@@ -200,6 +200,42 @@ func TestOpenRefuses(t *testing.T) {
 	}
 }
 
+// TestSlowStart has more compressed bytes in front than are kept for a trial.
+func TestSlowStart(t *testing.T) {
+	data := content(6, 1<<20)
+	var empty, b bytes.Buffer
+	write(t, kgzip.NewWriter(&empty), nil)
+	b.Write(bytes.Repeat(empty.Bytes(), 3<<20/empty.Len()))
+	write(t, kgzip.NewWriter(&b), data)
+	out, index := record(t, b.Bytes(), testSpan)
+	if !bytes.Equal(out, data) {
+		t.Fatal("the recorder's own output is wrong")
+	}
+	x := open(t, index)
+	for _, off := range []int64{0, 1, 500_000, int64(len(data)) - 100} {
+		if got, err := readAt(t, x, b.Bytes(), off, 100); err != nil || !bytes.Equal(got, data[off:off+100]) {
+			t.Fatalf("at %d: %v", off, err)
+		}
+	}
+}
+
+// TestTrailingBytes: zeros may follow the last member, anything else is damage.
+func TestTrailingBytes(t *testing.T) {
+	blob := gzipFiles(t, content(3, 1000))["go 6"]
+	for tail, good := range map[string]bool{"": true, "\x00": true, "\x00\x00\x00\x01": false, "garbage": false, "\x1f\x8b": false} {
+		r := zran.NewRecorder(0)
+		if err := r.Start(bytes.NewReader(append(bytes.Clone(blob), tail...))); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadAll(r); (err == nil) != good {
+			t.Errorf("%q behind it: %v", tail, err)
+		}
+		if err := r.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 func TestRecorderMisuse(t *testing.T) {
 	r := zran.NewRecorder(0)
 	if err := r.Start(bytes.NewReader(gzipFiles(t, content(3, 100))["go 6"])); err != nil {
