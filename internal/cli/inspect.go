@@ -80,6 +80,10 @@ func (a *app) printReport(r *image.Report, apart bool) error {
 			t.row(shortDigest(l.Digest), bytesText(l.Size), format, "no", "", "", "", "", "", l.Reason)
 			continue
 		}
+		if l.Format == "soci" {
+			t.row(shortDigest(l.Digest), bytesText(l.Size), format, "yes", bytesText(l.TOCSize), "", "", "", "", "")
+			continue
+		}
 		t.row(shortDigest(l.Digest), bytesText(l.Size), format, "yes", bytesText(l.TOCSize), fmt.Sprint(l.Files), fmt.Sprint(l.Chunks), fmt.Sprint(l.Members), prefetchText(l), "")
 	}
 	return t.flush()

@@ -7,7 +7,9 @@ import (
 	"github.com/containerd/platforms"
 	"github.com/nineply/nineply/estargz"
 	"github.com/nineply/nineply/internal/fserr"
+	"github.com/nineply/nineply/internal/soci"
 	"github.com/nineply/nineply/internal/source"
+	digest "github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
 )
@@ -37,8 +39,9 @@ type LayerReport struct {
 	Size      int64  `json:"size"` // of the blob, bytes
 	Lazy      bool   `json:"lazy"`
 	Reason    string `json:"reason,omitempty"` // why it is not lazy
-	// Format is estargz or zstd:chunked, and for layers without a TOC how they are
-	// compressed: gzip, zstd or tar, as the manifest says.
+	// Format is estargz or zstd:chunked, soci for a layer that the image's SOCI index
+	// has a zTOC of, and for others how they are compressed: gzip, zstd or tar, as the
+	// manifest says.
 	Format  string `json:"format,omitempty"`
 	Dialect string `json:"dialect,omitempty"` // of zstd:chunked: stargz or containers
 
@@ -48,7 +51,7 @@ type LayerReport struct {
 
 	// Known for layers with a TOC only.
 	TOCDigest   string `json:"tocDigest,omitempty"`
-	TOCSize     int64  `json:"tocSize,omitempty"` // compressed, bytes
+	TOCSize     int64  `json:"tocSize,omitempty"` // compressed, bytes; of a zTOC too
 	ExternalTOC bool   `json:"externalTOC,omitempty"`
 	Entries     int    `json:"entries,omitempty"`
 	Files       int    `json:"files,omitempty"` // regular files
@@ -104,7 +107,7 @@ func imagesOf(ctx context.Context, src source.Reader, ref string, sel source.Sel
 	return images, nil
 }
 
-func inspectImage(ctx context.Context, src source.Repository, img *source.Image) (*Report, error) {
+func inspectImage(ctx context.Context, src source.Reader, img *source.Image) (*Report, error) {
 	r := &Report{
 		Ref: img.Ref, Digest: img.Digest.String(), Lazy: true,
 		Platform: platforms.Format(img.Config.Platform),
@@ -119,12 +122,58 @@ func inspectImage(ctx context.Context, src source.Repository, img *source.Image)
 	if err := g.Wait(); err != nil {
 		return nil, err
 	}
+	if err := r.beside(ctx, src, img); err != nil {
+		return nil, err
+	}
 	for _, l := range r.Layers {
 		r.Lazy = r.Lazy && l.Lazy
 		r.ColdBytes += l.ColdBytes
 		r.ColdRequests += l.ColdRequests
 	}
 	return r, nil
+}
+
+// beside finds what the SOCI index that the image index names has for layers that
+// are not lazy by themselves.
+func (r *Report) beside(ctx context.Context, src source.Reader, img *source.Image) error {
+	named := img.Descriptor.Annotations[soci.AnnotationIndexDigest]
+	if named == "" {
+		return nil
+	}
+	x, err := readSOCI(ctx, src, img.Ref, digest.Digest(named))
+	if err != nil && !unusable(err) && !fserr.Is(err, fserr.NotExist) {
+		return err
+	}
+	for i := range r.Layers {
+		l := &r.Layers[i]
+		if l.Lazy {
+			continue
+		}
+		if err != nil {
+			l.Reason += "; SOCI index: " + err.Error()
+			continue
+		}
+		if desc, ok := x.ZTOC(l.Digest); ok {
+			l.Lazy, l.Reason, l.Format, l.TOCSize = true, "", formatSOCI, desc.Size
+			l.ColdBytes, l.ColdRequests = desc.Size, 1
+		}
+	}
+	return nil
+}
+
+func readSOCI(ctx context.Context, src source.Fetcher, ref string, d digest.Digest) (*soci.Index, error) {
+	if err := source.CheckDigest(d); err != nil {
+		return nil, err
+	}
+	pinned, err := source.WithDigest(ref, d)
+	if err != nil {
+		return nil, err
+	}
+	_, data, err := src.FetchManifest(ctx, pinned)
+	if err != nil {
+		return nil, err
+	}
+	return soci.ParseIndex(data, soci.DefaultLimits())
 }
 
 // fill looks at one layer.
@@ -203,7 +252,7 @@ func compression(mediaType string) string {
 // count reads a TOC's figures.
 func (l *LayerReport) count(packed []byte, footer estargz.Footer, claim estargz.Claim) error {
 	last := int64(-1)
-	digest, err := estargz.ReadTOC(packed, footer, estargz.DefaultLimits(), func(e *estargz.Entry) error {
+	got, err := estargz.ReadTOC(packed, footer, estargz.DefaultLimits(), func(e *estargz.Entry) error {
 		switch e.Name {
 		case estargz.PrefetchLandmark:
 			l.Landmark, l.Prefetch = "prefetch", e.Offset
@@ -232,8 +281,8 @@ func (l *LayerReport) count(packed []byte, footer estargz.Footer, claim estargz.
 	if err != nil {
 		return err
 	}
-	l.TOCDigest = digest.String()
-	return claim.CheckTOC(digest)
+	l.TOCDigest = got.String()
+	return claim.CheckTOC(got)
 }
 
 // Wanted is what a layer should be already, so that it need not be converted.

@@ -202,6 +202,7 @@ func (f *family) image(ctx context.Context, e ocispec.Descriptor) error {
 			p := platforms.Normalize(img.Config.Platform)
 			e.Platform = &p
 		}
+		img.Descriptor, img.Top = e, f.Top
 	case !fserr.Is(err, fserr.Unsupported):
 		return err
 	}
