@@ -88,10 +88,7 @@ func (s *Scheduler) planLocked(l *Layer, i, end uint32, prio Priority, limit int
 			break
 		}
 		lo, hi := l.extent(&c)
-		if i >= end && (l.spans == nil || len(r.items) == 0 || hi > r.hi) {
-			break
-		}
-		if len(r.items) > 0 && i > wanted && hi > r.hi && (hi-r.lo > limit || lo > r.hi+s.opts.Gap) {
+		if i >= end && !r.brings(hi) || i > wanted && r.exceeds(lo, hi, limit, s.opts.Gap) {
 			break
 		}
 		if c.Hole || s.flights[c.Digest] != nil || l.present(i) {
@@ -107,6 +104,18 @@ func (s *Scheduler) planLocked(l *Layer, i, end uint32, prio Priority, limit int
 		return nil, i
 	}
 	return r, i
+}
+
+// brings reports whether a chunk that ends at hi of the blob lies in a span that r
+// reads anyway.
+func (r *run) brings(hi int64) bool {
+	return r.layer.spans != nil && len(r.items) > 0 && hi <= r.hi
+}
+
+// exceeds reports whether a chunk in [lo, hi) of the blob makes r longer than limit
+// or would have it read more than gap bytes in vain.
+func (r *run) exceeds(lo, hi, limit, gap int64) bool {
+	return len(r.items) > 0 && hi > r.hi && (hi-r.lo > limit || lo > r.hi+gap)
 }
 
 func (s *Scheduler) addLocked(r *run, c estargz.Chunk, number uint32) {
