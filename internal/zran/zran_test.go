@@ -144,7 +144,7 @@ func readAt(t testing.TB, x *zran.Index, blob []byte, off, n int64) ([]byte, err
 }
 
 func TestRandomReads(t *testing.T) {
-	data := content(1, 4<<20)
+	data := content(1, 2<<20)
 	for name, blob := range gzipFiles(t, data) {
 		t.Run(name, func(t *testing.T) {
 			out, index := record(t, blob, testSpan)
@@ -159,7 +159,7 @@ func TestRandomReads(t *testing.T) {
 				t.Fatalf("%d checkpoints", x.Points())
 			}
 			r := rand.New(rand.NewPCG(5, 6))
-			for range 200 {
+			for range 100 {
 				off := r.Int64N(int64(len(data)))
 				n := min(1+r.Int64N(50000), int64(len(data))-off)
 				got, err := readAt(t, x, blob, off, n)
