@@ -2,8 +2,10 @@ package image_test
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
@@ -141,6 +143,43 @@ func TestVerifyFindsEveryDamagedByte(t *testing.T) {
 				t.Error("no chunk was named")
 			}
 		})
+	}
+}
+
+// TestVerifyLargeMembers: a chunk that is larger than what is held in memory is
+// verified all the same, in both compressions.
+func TestVerifyLargeMembers(t *testing.T) {
+	if testing.Short() {
+		t.Skip("compresses 100 MB")
+	}
+	noise := make([]byte, 50<<20)
+	if _, err := rand.NewChaCha8([32]byte{1}).Read(noise); err != nil {
+		t.Fatal(err)
+	}
+	reg, src := verifySite(t)
+	src.Layout = layout.New()
+	reg.AddImage("app", "large", testreg.Image{Layers: []testreg.Layer{plainLayer(t, file{name: "noise", body: string(noise)}, file{name: "small", body: "x"})}})
+	for name, w := range map[string]estargz.WriterOptions{"gzip": {ChunkSize: 64 << 20, Level: 1}, "zstd": {ChunkSize: 64 << 20, Level: 1, Format: estargz.FormatZstdChunked}} {
+		dir := t.TempDir()
+		ref := "oci:" + dir + ":" + name
+		res, err := convert.Convert(t.Context(), src, reg.Ref("app", "large"), src, ref, convert.Options{Writer: w})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if v := verdictOf(t, src, ref); !v.OK || v.Layers[0].Chunks < 2 {
+			t.Errorf("%s: %+v", name, v)
+		}
+		f, err := os.OpenFile(filepath.Join(dir, "blobs", "sha256", res.Images[0].Layers[0].Digest.Encoded()), os.O_WRONLY, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = f.WriteAt([]byte("damaged"), 40<<20)
+		if err := errors.Join(err, f.Close()); err != nil {
+			t.Fatal(err)
+		}
+		if v := verdictOf(t, src, ref); v.OK || !strings.Contains(strings.Join(v.Layers[0].Problems, "\n"), "noise: chunk of 52428800 bytes at 0") {
+			t.Errorf("%s: %+v", name, v)
+		}
 	}
 }
 

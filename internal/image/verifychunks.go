@@ -1,12 +1,17 @@
 package image
 
 import (
+	"crypto/sha256"
 	"fmt"
 	"io"
 	"slices"
 
 	"github.com/nineply/nineply/estargz"
+	"github.com/nineply/nineply/internal/layertar"
 )
+
+// bufferedMember is the largest part of a member that is held in memory, bytes.
+const bufferedMember = 32 << 20
 
 // chunkReader holds the chunks of a TOC against the members of a blob, which it
 // reads once from its beginning to its end.
@@ -70,6 +75,9 @@ func (c *chunkReader) flush(end int64) error {
 		return err
 	}
 	need := c.want[len(c.want)-1].FetchSize()
+	if need > bufferedMember {
+		return c.stream(end)
+	}
 	c.buf = slices.Grow(c.buf[:0], int(need))[:need]
 	read, err := io.ReadFull(c.r, c.buf)
 	c.pos += int64(read)
@@ -77,6 +85,43 @@ func (c *chunkReader) flush(end int64) error {
 		return err
 	}
 	c.decode()
+	return nil
+}
+
+// stream verifies the chunks of a member that is too large to be held in memory.
+// Behind the first byte that cannot be decompressed there is nothing to verify.
+func (c *chunkReader) stream(end int64) error {
+	part := &io.LimitedReader{R: c.r, N: end - c.member}
+	err := c.decodeStream(part)
+	if err == nil {
+		_, err = io.Copy(io.Discard, part)
+	}
+	c.pos = end - part.N
+	return err
+}
+
+func (c *chunkReader) decodeStream(part io.Reader) error {
+	s, err := layertar.Open(part)
+	if err != nil {
+		return fmt.Errorf("member at %d: %w", c.member, err)
+	}
+	defer s.Close()
+	pos := int64(0)
+	for i, w := range c.want {
+		hash := sha256.New()
+		if _, err := io.CopyN(io.Discard, s, w.Inner-pos); err != nil {
+			return fmt.Errorf("%s: chunk of %d bytes at %d: %w", c.of[i], w.Size, w.Offset, err)
+		}
+		if _, err := io.CopyN(hash, s, w.Size); err != nil {
+			return fmt.Errorf("%s: chunk of %d bytes at %d: %w", c.of[i], w.Size, w.Offset, err)
+		}
+		pos = w.Inner + w.Size
+		if estargz.Digest(hash.Sum(nil)) != w.Digest {
+			c.v.problem("%s: chunk of %d bytes at %d: %v", c.of[i], w.Size, w.Offset, estargz.ErrDigest)
+			continue
+		}
+		c.v.count(1)
+	}
 	return nil
 }
 
