@@ -37,6 +37,7 @@ func (c *Catalog) AddLayer(ctx context.Context, r LayerRequest) (LayerInfo, erro
 	if r.DiffID != "" && rec.DiffIDs[i] != r.DiffID {
 		return LayerInfo{}, fserr.Newf(fserr.Corrupt, "layer", r.Digest, "the chain ID stands for diff ID %s, the config of %s says %s", r.DiffID, r.Ref, rec.DiffIDs[i])
 	}
+	rec = c.withSOCI(ctx, rec, r.Ref)
 	wants, err := rec.wants()
 	if err != nil {
 		return LayerInfo{}, err

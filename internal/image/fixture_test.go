@@ -19,6 +19,7 @@ import (
 	"github.com/nineply/nineply/internal/fserr"
 	"github.com/nineply/nineply/internal/image"
 	"github.com/nineply/nineply/internal/source"
+	"github.com/nineply/nineply/internal/source/layout"
 	"github.com/nineply/nineply/internal/source/registry"
 	"github.com/nineply/nineply/internal/testreg"
 	digest "github.com/opencontainers/go-digest"
@@ -115,7 +116,7 @@ func startTrusting(t testing.TB, dir string, maxBytes int64, trust image.Trust) 
 	reg := registry.New(registry.Options{Attempts: 2, BackoffInitial: time.Millisecond, BackoffMax: time.Millisecond, StallTimeout: 5 * time.Second})
 	sched := fetch.New(ctx, store, fetch.Options{})
 	c, err := image.New(ctx, image.Options{
-		Dir: filepath.Join(dir, "index"), Source: source.Mux{Registry: reg}, Store: store, Records: store.Records(),
+		Dir: filepath.Join(dir, "index"), Source: source.Mux{Registry: reg, Layout: layout.New()}, Store: store, Records: store.Records(),
 		Scheduler: sched, Trust: trust, Platform: ocispec.Platform{OS: "linux", Architecture: "amd64"},
 	})
 	if err != nil {

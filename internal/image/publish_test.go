@@ -1,7 +1,9 @@
 package image_test
 
 import (
+	"bytes"
 	"encoding/json"
+	"io"
 	"net/http"
 	"runtime"
 	"strings"
@@ -10,6 +12,8 @@ import (
 	"github.com/nineply/nineply/estargz"
 	"github.com/nineply/nineply/internal/fserr"
 	"github.com/nineply/nineply/internal/image"
+	"github.com/nineply/nineply/internal/source"
+	"github.com/nineply/nineply/internal/source/layout"
 	"github.com/nineply/nineply/internal/testreg"
 	digest "github.com/opencontainers/go-digest"
 	specs "github.com/opencontainers/image-spec/specs-go"
@@ -217,4 +221,46 @@ func addIndex(t *testing.T, reg *testreg.Registry, added testreg.Added, packed [
 		t.Fatal(err)
 	}
 	reg.AddManifest("app", "", ocispec.MediaTypeImageManifest, data)
+}
+
+// toLayout copies an image of a registry's into a layout.
+func toLayout(t *testing.T, reg *testreg.Registry, added testreg.Added, ref string) {
+	t.Helper()
+	p, err := layout.New().Pusher(t.Context(), ref)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range append([]ocispec.Descriptor{added.Config}, added.Layers...) {
+		data, ok := reg.Blob("app", d.Digest)
+		if !ok {
+			t.Fatalf("no blob %s", d.Digest)
+		}
+		if err := p.PushBlob(t.Context(), d, func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(data)), nil }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := p.PushManifest(t.Context(), "v1", added.Descriptor.MediaType, added.ManifestBytes); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestPublishedIndexInLayout(t *testing.T) {
+	s := newShared(t)
+	ref := source.LayoutPrefix + t.TempDir() + ":v1"
+	toLayout(t, s.Registry, s.added, ref)
+	n, stop := start(t, t.TempDir(), 0)
+	out, err := n.Publish(t.Context(), ref)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stop()
+	n, _ = start(t, t.TempDir(), 0)
+	got, err := n.PullIndex(t.Context(), ref, "")
+	if err != nil || got.Digest != out.Digest {
+		t.Fatalf("pulled %+v, %v", got, err)
+	}
+	check(t, n.tree(t, "image/"+ref), s.want)
+	if list, err := n.Indexes(t.Context(), ref); err != nil || len(list) != 2 {
+		t.Errorf("indexes %+v, %v", list, err)
+	}
 }

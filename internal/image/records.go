@@ -33,6 +33,9 @@ type imageRecord struct {
 	Layers   []ocispec.Descriptor `json:"layers"`         // bottom first
 	DiffIDs  []string             `json:"diffIDs"`        // as the config claims
 	SOCI     string               `json:"soci,omitempty"` // digest of the SOCI index that the image index names
+	// Named says that the image was found by its name or through an image index, which
+	// say more of it than the digest of its manifest alone.
+	Named bool `json:"named,omitempty"`
 }
 
 // layerRecord says how a layer's index was made and where its bytes are.

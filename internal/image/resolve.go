@@ -3,11 +3,13 @@ package image
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 
 	"github.com/nineply/nineply/internal/fserr"
 	"github.com/nineply/nineply/internal/soci"
 	"github.com/nineply/nineply/internal/source"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"go.uber.org/zap"
 )
 
@@ -90,6 +92,10 @@ func (c *Catalog) ask(ctx context.Context, ref string) (*imageRecord, error) {
 	if len(rec.DiffIDs) != len(rec.Layers) {
 		return nil, fserr.Newf(fserr.Corrupt, "resolve", ref, "the manifest has %d layers and its config %d diff IDs", len(rec.Layers), len(rec.DiffIDs))
 	}
+	rec.Named = img.Top.Digest != img.Digest || !strings.Contains(ref, "@")
+	if old, err := c.known(ctx, rec.Manifest); err == nil && old.Named && !rec.Named {
+		rec = old // it was found by a name that says more
+	}
 	if err := c.save(ctx, keyImage+rec.Manifest, rec); err != nil {
 		return nil, err
 	}
@@ -123,6 +129,24 @@ func (c *Catalog) imageOf(ctx context.Context, ref, manifest, layer string) (*im
 		return nil, 0, err
 	}
 	return nil, 0, fserr.Newf(fserr.NotExist, "layer", layer, "not a layer of %s", ref)
+}
+
+// withSOCI looks for the SOCI index of an image that was found by the digest of its
+// manifest: it is the image index that names it, which ref may lead to. Only images
+// with layers that could use one are asked for.
+func (c *Catalog) withSOCI(ctx context.Context, rec *imageRecord, ref string) *imageRecord {
+	plain := slices.ContainsFunc(rec.Layers, func(d ocispec.Descriptor) bool {
+		_, reason := claimOf(d)
+		return reason != ""
+	})
+	if rec.Named || !plain || !c.trust.SOCI || ref == "" {
+		return rec
+	}
+	named, err := c.resolve(ctx, ref)
+	if err != nil || named.Manifest != rec.Manifest {
+		return rec // the name leads elsewhere by now
+	}
+	return named
 }
 
 // withDigest pins ref to a manifest digest, when there is one.

@@ -306,3 +306,26 @@ func (r *replacing) Write(p []byte) (int, error) {
 	}
 	return r.ResponseWriter.Write(q)
 }
+
+// TestSOCIOfChain: a container engine names the manifest by its digest, and the index
+// that names the SOCI index is found by the image's tag.
+func TestSOCIOfChain(t *testing.T) {
+	s := goldenSOCI(t, "v2", "layer.tar.gz", "layer.ztoc.gz")
+	dir := t.TempDir()
+	n, stop := start(t, dir, 0)
+	chain := addChain(t, n, s.Ref("app", "v1"), testreg.Added{Descriptor: s.manifest, Layers: []ocispec.Descriptor{s.layer}})
+	tr, release, err := n.Open(t.Context(), "chain/"+chain)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if f := n.format(t); f != "soci" {
+		t.Errorf("opened as %s: %+v", f, n.Layers())
+	}
+	check(t, tr, s.want)
+	release()
+	stop()
+	s.Always(testreg.Match{}, testreg.Status(503))
+	n, _ = start(t, dir, 0)
+	check(t, n.tree(t, "chain/"+chain), s.want)
+	check(t, n.tree(t, "image/"+s.manifest.Digest.String()), s.want)
+}
