@@ -68,6 +68,10 @@ func TestDecodeZstd(t *testing.T) {
 		}
 		many = append(many, packZstd(t, data[at:min(len(data), at+700_001)], at%2 == 0)...)
 	}
+	var cuts [][]estargz.Chunk
+	for _, size := range []int{4 << 10, 100_000, 9 << 19, len(data)} {
+		cuts = append(cuts, chunked(data, size))
+	}
 	for name, member := range map[string][]byte{
 		"one frame": packZstd(t, data, false), "streamed": packZstd(t, data, true), "many frames": many,
 		"large window": packZstd(t, data, true, zstd.WithWindowSize(32<<20)),
@@ -75,16 +79,15 @@ func TestDecodeZstd(t *testing.T) {
 		"no checksum":  packZstd(t, data, true, zstd.WithEncoderCRC(false)),
 	} {
 		t.Run(name, func(t *testing.T) {
-			for _, size := range []int{4 << 10, 100_000, 9 << 19, len(data)} {
-				all := chunked(data, size)
+			for _, all := range cuts {
 				for _, want := range [][]estargz.Chunk{nil, all[:1], all[len(all)-1:], all} {
 					got, err := decode(member, want)
 					if err != nil || len(got) != len(want) {
-						t.Fatalf("%d of %d chunks of %d: got %d, %v", len(want), len(all), size, len(got), err)
+						t.Fatalf("%d of %d chunks of %d: got %d, %v", len(want), len(all), all[0].Size, len(got), err)
 					}
 					for i, c := range want {
 						if !bytes.Equal(got[i], data[c.Inner:c.Inner+c.Size]) {
-							t.Errorf("chunk %d of %d differs", i, size)
+							t.Errorf("chunk %d of %d differs", i, all[0].Size)
 						}
 					}
 				}
