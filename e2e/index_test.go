@@ -1,15 +1,22 @@
 package e2e_test
 
 import (
+	"bytes"
 	"encoding/json"
+	"io"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
+	digest "github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
 	"github.com/nineply/nineply/e2e/harness"
 	"github.com/nineply/nineply/internal/control"
 	"github.com/nineply/nineply/internal/demoimage/treesum"
+	"github.com/nineply/nineply/internal/source"
+	"github.com/nineply/nineply/internal/source/registry"
 )
 
 // sharing is a registry with an image of plain tar.gz layers, for several nodes.
@@ -103,6 +110,71 @@ func TestIndexIsShared(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestDamagedIndex: an index that is not what it was when it was pushed is refused,
+// even by who pinned it, and the image is read right without it.
+func TestDamagedIndex(t *testing.T) {
+	start(t)
+	im := small(t)
+	s := &sharing{site: &site{registry: harness.StartRegistry(t), image: im}, want: reference(t, im)}
+	s.registry.Push(t, im, "plain")
+	s.proxy = harness.StartProxy(t, s.registry.Addr, harness.Shape{})
+	first := s.daemon(t, "")
+	var pushed control.PublishedIndex
+	must(t, json.Unmarshal([]byte(first.CLI(t, "index", "push", s.ref("plain"), "--json")), &pushed))
+	damaged := s.damage(t, pushed)
+	d := s.daemon(t, "[index]\npins = ['"+damaged+"']\n")
+	if out, err := d.Try(t, "index", "pull", s.ref("plain"), "--digest", damaged); err == nil {
+		t.Errorf("it was pulled: %s", out)
+	}
+	dir := d.Mount(t, s.ref("plain"))
+	reasons := 0
+	for _, l := range layers(t, d) {
+		if l.Origin != "" {
+			t.Errorf("it was used: %+v", l)
+		}
+		if strings.Contains(l.Reason, damaged) {
+			reasons++
+		}
+	}
+	if reasons == 0 {
+		t.Errorf("no layer says why it was read whole: %+v", layers(t, d))
+	}
+	nodes, err := treesum.Walk(dir, treesum.Options{})
+	must(t, err)
+	same(t, s.want, nodes, treesum.Compare{})
+}
+
+// damage pushes an index again with a byte changed in each of its parts, and gives its
+// digest.
+func (s *sharing) damage(t *testing.T, pushed control.PublishedIndex) string {
+	t.Helper()
+	reg := registry.New(registry.Options{})
+	defer func() { must(t, reg.Close()) }()
+	ref := s.registry.Addr + "/plain@" + pushed.Digest
+	_, data, err := reg.FetchManifest(t.Context(), ref)
+	must(t, err)
+	var m ocispec.Manifest
+	must(t, json.Unmarshal(data, &m))
+	p, err := reg.Pusher(t.Context(), ref)
+	must(t, err)
+	for i, l := range m.Layers {
+		blob, err := reg.Blob(t.Context(), ref, l)
+		must(t, err)
+		packed := make([]byte, l.Size)
+		must(t, blob.ReadRange(t.Context(), 0, packed))
+		packed[len(packed)/2] ^= 1
+		m.Layers[i].Digest = digest.FromBytes(packed)
+		must(t, p.PushBlob(t.Context(), m.Layers[i], func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(packed)), nil }))
+	}
+	data, err = json.Marshal(m)
+	must(t, err)
+	desc, err := p.PushManifest(t.Context(), "", m.MediaType, data)
+	must(t, err)
+	desc.ArtifactType = m.ArtifactType
+	must(t, source.AddReferrer(t.Context(), reg, p, ref, m.Subject.Digest, desc))
+	return desc.Digest.String()
 }
 
 func sizes(layers []control.LayerStatus) int64 {
