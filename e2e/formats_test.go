@@ -171,6 +171,7 @@ type foreign struct {
 }
 
 func (f *foreign) run(t *testing.T) {
+	nineply(t, "verify", f.site.registry.Addr+"/"+f.v.name+":latest")
 	f.site.proxy.Reset()
 	daemon := f.site.daemon(t, "")
 	dir := daemon.Mount(t, f.site.ref(f.v.name))

@@ -21,8 +21,8 @@ import (
 // TOCTag is what the tag of a TOC image has behind the image's own.
 const TOCTag = "-esgztoc"
 
-// layerDigest on a layer of a TOC image says whose TOC it is.
-const layerDigest = "containerd.io/snapshot/stargz/layer.digest"
+// LayerDigest on a layer of a TOC image says whose TOC it is.
+const LayerDigest = "containerd.io/snapshot/stargz/layer.digest"
 
 // Layout is an OCI layout directory.
 type Layout struct {
@@ -225,7 +225,7 @@ func (l *Layout) add(ctx context.Context, v Variant, tarballs []*Tarball, config
 			return err
 		}
 		toc.MediaType = ocispec.MediaTypeImageLayerGzip
-		toc.Annotations = map[string]string{layerDigest: desc.Digest.String()}
+		toc.Annotations = map[string]string{LayerDigest: desc.Digest.String()}
 		tocs.Layers = append(tocs.Layers, toc)
 	}
 	if err := l.addImage(v.Name, manifest, config); err != nil {
