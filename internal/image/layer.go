@@ -75,7 +75,7 @@ func (c *Catalog) acquire(ctx context.Context, w want) (*Layer, error) {
 			return nil, err
 		}
 		// Others may have asked for the same blob with something else to vouch for it.
-		if w.accepts(l.id) && c.use(l) {
+		if l != nil && w.accepts(l.id) && c.use(l) {
 			return l, nil
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/nineply/nineply/estargz"
@@ -136,12 +137,37 @@ func (p *publisher) push(ctx context.Context, layers []*Layer) (*Published, erro
 	if len(m.Layers) == 0 {
 		return out, fserr.Newf(fserr.Unsupported, "push", p.rec.Ref, "no layer of it needs an index, or can have one")
 	}
+	if same := p.existing(ctx, m.Layers); same != "" {
+		out.Digest = same.String()
+		return out, nil
+	}
 	desc, err := p.pushManifest(ctx, m)
 	if err != nil {
 		return nil, err
 	}
 	out.Digest = desc.Digest.String()
 	return out, nil
+}
+
+// existing finds an index that was pushed before and has the same parts, so that
+// pushing again changes nothing. What cannot be read is none.
+func (p *publisher) existing(ctx context.Context, layers []ocispec.Descriptor) digest.Digest {
+	list, err := source.FindReferrers(ctx, p.src, p.rec.Ref, p.subject.Digest, ArtifactType)
+	if err != nil {
+		return ""
+	}
+	for _, d := range list[:min(len(list), maxReferrers)] {
+		old, err := p.c.published(ctx, p.rec.Ref, d.Digest, p.rec.Manifest)
+		if err != nil || len(old.layers) != len(layers) {
+			continue
+		}
+		if !slices.ContainsFunc(layers, func(l ocispec.Descriptor) bool {
+			return old.layers[l.Annotations[annotationLayerDigest]].Digest != l.Digest
+		}) {
+			return d.Digest
+		}
+	}
+	return ""
 }
 
 // pushManifest makes the index known, once all that it is made of is there.

@@ -116,22 +116,37 @@ func (c *Catalog) pullLayer(ctx context.Context, w want, r referrer) (int64, err
 		return 0, err
 	}
 	id := layerID{blob: w.digest, vouch: d}
-	if c.find(want{digest: id.blob, vouch: id.vouch}, 0) != nil {
-		return 0, fserr.Newf(fserr.Busy, "pull", "", "the layer is in use by an index already")
+	// Whoever opens the layer meanwhile would write the same files.
+	for ran := false; !ran; {
+		_, err = share(ctx, c, c.opens, w.digest, func(ctx context.Context) (*Layer, error) {
+			ran = true
+			return nil, c.takeOver(ctx, w, id, r)
+		})
+		if ctx.Err() != nil {
+			return 0, ctx.Err()
+		}
 	}
-	blob, err := c.source.Blob(ctx, w.ref, *w.desc)
 	if err != nil {
 		return 0, err
 	}
+	return c.filesSize(id), nil
+}
+
+// takeOver makes the index of one layer and records it.
+func (c *Catalog) takeOver(ctx context.Context, w want, id layerID, r referrer) error {
+	if c.find(want{digest: id.blob, vouch: id.vouch}, 0) != nil {
+		return fserr.Newf(fserr.Busy, "pull", "", "the layer is in use by an index already")
+	}
+	blob, err := c.source.Blob(ctx, w.ref, *w.desc)
+	if err != nil {
+		return err
+	}
 	rec := layerRecord{Ref: w.ref, Desc: *w.desc, Manifest: w.manifest, SOCI: w.soci}
 	if err := c.byReferrer(ctx, w, blob, id, r, &rec); err != nil {
-		return 0, err
+		return err
 	}
 	rec.Origin += ", pulled"
-	if err := c.save(ctx, keyLayer+id.String(), rec); err != nil {
-		return 0, err
-	}
-	return c.filesSize(id), nil
+	return c.save(ctx, keyLayer+id.String(), rec)
 }
 
 // filesSize is what a layer's index takes here, bytes.

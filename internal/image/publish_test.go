@@ -56,6 +56,9 @@ func (s *shared) push(t *testing.T) *image.Published {
 	if len(out.Layers) != 4 || out.Layers[0].Size == 0 || out.Layers[1].Size == 0 || out.Layers[2].Reason == "" || out.Layers[3].Reason == "" {
 		t.Errorf("published %+v", out)
 	}
+	if again, err := n.Publish(t.Context(), s.ref()); err != nil || again.Digest != out.Digest {
+		t.Errorf("pushed again: %+v, %v", again, err)
+	}
 	list, err := n.Indexes(t.Context(), s.ref())
 	if err != nil || len(list) != 2 || list[0].Origin != "made here" || list[0].Size == 0 {
 		t.Errorf("indexes %+v, %v", list, err)

@@ -48,7 +48,7 @@ func TestIndexOnFirstUse(t *testing.T) {
 			stop()
 			n, _ = start(t, dir, 0)
 			n.forget(t)
-			n.visit(t, ref, map[string]string{"f20": want["f20"]})
+			n.visit(t, ref, map[string]string{"f24": want["f24"]}) // in the middle of a span
 			if l := n.Layers()[0]; l.Format != tt.format || tt.format != "whole" && l.Fetched > int64(len(tt.layer.Data))/3 {
 				t.Errorf("after the cache was lost: %+v", l)
 			}
