@@ -63,7 +63,7 @@ func spansFile(t testing.TB, info zran.Info, points []zran.Point) []byte {
 }
 
 func TestForeignPoints(t *testing.T) {
-	data := content(7, 2<<20)
+	data := content(7, contentSize())
 	blobs := gzipFiles(t, data)
 	blobs["plain"] = data
 	for name, blob := range blobs {
@@ -79,7 +79,7 @@ func TestForeignPoints(t *testing.T) {
 				points, info.Size = foreignPoints(t, blob, testSpan)
 			}
 			x := open(t, spansFile(t, info, points))
-			if x.Points() < 8 {
+			if x.Points() < len(data)/testSpan/2 {
 				t.Fatalf("%d checkpoints", x.Points())
 			}
 			r := rand.New(rand.NewPCG(5, 6))
