@@ -33,7 +33,7 @@ func formats() map[string]estargz.WriterOptions {
 
 // small makes the sizes such that small tars have something to be cut.
 func small(opts estargz.WriterOptions) estargz.WriterOptions {
-	opts.ChunkSize, opts.MinMemberSize, opts.Workers = 50_000, 20_000, 2
+	opts.ChunkSize, opts.MinMemberSize, opts.Workers, opts.Level = 50_000, 20_000, 2, 1
 	return opts
 }
 

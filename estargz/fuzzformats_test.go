@@ -105,7 +105,7 @@ func FuzzFormats(f *testing.F) {
 	names := sortedFormats()
 	f.Fuzz(func(t *testing.T, src []byte, format byte) {
 		opts := formats()[names[int(format)%len(names)]]
-		opts.ChunkSize, opts.MinMemberSize, opts.Workers = 16<<10, 8<<10, 2
+		opts.ChunkSize, opts.MinMemberSize, opts.Workers, opts.Level = 16<<10, 8<<10, 2, 1
 		opts.Limits = estargz.Limits{Entries: 200}
 		checkFormat(t, src, opts)
 	})
@@ -147,7 +147,7 @@ func TestRandomTars(t *testing.T) {
 		}
 		src := append(tarOf(t, files...), make([]byte, rng.IntN(30_000))...)
 		for _, opts := range formats() {
-			opts.ChunkSize, opts.MinMemberSize, opts.Workers = 9_000, 3_000, 2
+			opts.ChunkSize, opts.MinMemberSize, opts.Workers, opts.Level = 9_000, 3_000, 2, 1
 			checkFormat(t, src, opts)
 		}
 	}

@@ -353,18 +353,19 @@ func (f *failing) Read(p []byte) (int, error) {
 
 func TestWriterFailures(t *testing.T) {
 	src := tarOf(t, sampleFiles()...)
-	blob, _ := build(t, estargz.WriterOptions{ChunkSize: 9999}, bytes.NewReader(src))
+	opts := estargz.WriterOptions{ChunkSize: 9999, Level: 1}
+	blob, _ := build(t, opts, bytes.NewReader(src))
 	broken := errors.New("broken")
-	for n := 0; n < len(blob); n += len(blob)/50 + 1 {
-		w := estargz.NewWriter(&failing{n: n, err: broken}, estargz.WriterOptions{ChunkSize: 9999})
+	for n := 0; n < len(blob); n += len(blob)/20 + 1 {
+		w := estargz.NewWriter(&failing{n: n, err: broken}, opts)
 		err := w.AppendTar(t.Context(), bytes.NewReader(src))
 		if _, cerr := w.Close(); !errors.Is(errors.Join(err, cerr), broken) || cerr == nil {
 			t.Errorf("writer broken after %d bytes: %v, %v", n, err, cerr)
 		}
 	}
-	for n := 0; n < len(src)-10_000; n += len(src)/50 + 1 {
+	for n := 0; n < len(src)-10_000; n += len(src)/20 + 1 {
 		for _, first := range [][]string{nil, {"noise"}} {
-			_, _, err := tryBuild(estargz.WriterOptions{Prioritized: first}, &failing{n: n, err: broken, src: bytes.NewReader(src)})
+			_, _, err := tryBuild(estargz.WriterOptions{Prioritized: first, Level: 1}, &failing{n: n, err: broken, src: bytes.NewReader(src)})
 			if !errors.Is(err, broken) {
 				t.Errorf("reader broken after %d bytes: %v", n, err)
 			}
