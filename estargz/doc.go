@@ -13,9 +13,10 @@
 // plain tars in the same words.
 //
 // Writing goes the other way: [Writer] takes a tar stream and emits the blob,
-// its digest, DiffID and TOC digest in one pass. One goroutine cuts the tar into
-// members, several compress them, one writes them in order; where members begin
-// depends on the content alone.
+// its digest, DiffID and TOC digest in one pass. A source gives the tar's entries,
+// with headers made anew or, where the tar is to stay as it is, with the very bytes
+// it has; one goroutine cuts them into members, several compress batches of those,
+// one writes them in order; where members begin depends on the content alone.
 //
 // The package knows no network and keeps nothing. Only the writer touches the
 // disk, and only to reorder a tar that it cannot read twice.
