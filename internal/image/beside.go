@@ -29,6 +29,28 @@ type Trust struct {
 	Pins []digest.Digest
 }
 
+// The ways by which an index beside an image is come by.
+const (
+	bySOCI      = "soci"
+	bySOCIv1    = "soci_v1"
+	byReferrers = "referrers"
+	byPull      = "pull"
+)
+
+// allows reports whether the index that a record is of may still be used.
+func (t Trust) allows(rec *layerRecord) bool {
+	pinned := slices.Contains(t.Pins, digest.Digest(rec.Index))
+	switch rec.By {
+	case bySOCI:
+		return t.SOCI
+	case bySOCIv1:
+		return t.SOCIv1 || pinned
+	case byReferrers:
+		return t.Referrers || pinned
+	}
+	return true
+}
+
 // maxReferrers is how many indexes that refer to an image are looked at.
 const maxReferrers = 8
 
@@ -82,6 +104,7 @@ func (c *Catalog) bySOCI(ctx context.Context, w want, blob source.Blob, rec *lay
 		return id, fserr.New(fserr.KindOf(err), "", "", fmt.Errorf("SOCI index %s: %w", w.soci, err))
 	}
 	rec.Format, rec.Origin = formatSOCI, "SOCI index "+w.soci
+	rec.By, rec.Index = bySOCI, w.soci
 	return id, nil
 }
 
@@ -158,6 +181,7 @@ func (c *Catalog) byReferrer(ctx context.Context, w want, blob source.Blob, id l
 			return err
 		}
 		rec.Origin = "index " + r.digest.String()
+		rec.By, rec.Index = byReferrers, r.digest.String()
 		return nil
 	}
 	x, err := c.sociIndex(ctx, w.ref, r.digest)
@@ -171,6 +195,7 @@ func (c *Catalog) byReferrer(ctx context.Context, w want, blob source.Blob, id l
 		return err
 	}
 	rec.Format, rec.Origin = formatSOCI, "SOCI index "+r.digest.String()
+	rec.By, rec.Index = bySOCIv1, r.digest.String()
 	return nil
 }
 

@@ -97,7 +97,7 @@ func (c *Catalog) open(ctx context.Context, w want) (*Layer, error) {
 			continue
 		}
 		last = rec
-		if rec.Refused != "" {
+		if rec.Refused != "" || !c.trust.allows(rec) {
 			continue
 		}
 		l, oerr := c.reopen(ctx, id, *rec)

@@ -146,6 +146,7 @@ func (c *Catalog) takeOver(ctx context.Context, w want, id layerID, r referrer) 
 		return err
 	}
 	rec.Origin += ", pulled"
+	rec.By = byPull
 	return c.save(ctx, keyLayer+id.String(), rec)
 }
 

@@ -267,3 +267,23 @@ func TestPublishedIndexInLayout(t *testing.T) {
 		t.Errorf("indexes %+v, %v", list, err)
 	}
 }
+
+// TestTrustIsTakenBack: what was used by a configuration that allowed it is not used by
+// one that does not; what was pulled by hand is.
+func TestTrustIsTakenBack(t *testing.T) {
+	s := newShared(t)
+	s.push(t)
+	dir := t.TempDir()
+	n, stop := startTrusting(t, dir, 0, image.Trust{Referrers: true})
+	chain := addChain(t, n, s.ref(), s.added)
+	n.visit(t, "chain/"+chain, map[string]string{"e": "tiny"})
+	stop()
+	n, _ = start(t, dir, 0)
+	check(t, n.tree(t, "chain/"+chain), s.want)
+	check(t, n.tree(t, "image/"+s.ref()), s.want)
+	for _, l := range n.Layers() {
+		if l.Origin != "" {
+			t.Errorf("it is used still: %+v", l)
+		}
+	}
+}

@@ -46,6 +46,9 @@ type layerRecord struct {
 	Reason string             `json:"reason,omitempty"` // why it is not lazy
 	DiffID string             `json:"diffID,omitempty"` // computed, not claimed
 	Origin string             `json:"origin,omitempty"` // what the index was made from, if not from the blob alone
+	// By says how the index beside the image was come by, and Index which one it is.
+	By    string `json:"by,omitempty"`
+	Index string `json:"index,omitempty"`
 	// Refused says why the index must not be used any more.
 	Refused string `json:"refused,omitempty"`
 	// Manifest and SOCI are those of the image that the index was made for.
