@@ -174,6 +174,7 @@ func TestRandomReads(t *testing.T) {
 				t.Fatalf("%d checkpoints", x.Points())
 			}
 			r := rand.New(rand.NewPCG(5, 6))
+			skipped := int64(0)
 			for range 100 {
 				off := r.Int64N(int64(len(data)))
 				n := min(1+r.Int64N(50000), int64(len(data))-off)
@@ -181,6 +182,10 @@ func TestRandomReads(t *testing.T) {
 				if err != nil || !bytes.Equal(got, data[off:off+n]) {
 					t.Fatalf("%d bytes at %d: %v", n, off, err)
 				}
+				skipped += off - x.First(off)
+			}
+			if mean := skipped / 100; mean > testSpan {
+				t.Errorf("a read decompresses %d bytes in front of it, the span is %d", mean, testSpan)
 			}
 			if got, err := readAt(t, x, blob, 0, int64(len(data))); err != nil || !bytes.Equal(got, data) {
 				t.Fatalf("all of it: %v", err)
