@@ -165,8 +165,10 @@ func appendFullEntry(p []byte, h *tar.Header, e *Entry) []byte {
 	p = appendTime(p, `,"modtime":"`, h.ModTime)
 	p = appendTime(p, `,"accesstime":"`, h.AccessTime)
 	p = appendTime(p, `,"changetime":"`, h.ChangeTime)
-	p = appendNumber(p, `,"devMajor":`, h.Devmajor)
-	p = appendNumber(p, `,"devMinor":`, h.Devminor)
+	if isUint32(h.Devmajor) && isUint32(h.Devminor) {
+		p = appendNumber(p, `,"devMajor":`, h.Devmajor)
+		p = appendNumber(p, `,"devMinor":`, h.Devminor)
+	}
 	return appendXattrs(p, h.PAXRecords)
 }
 

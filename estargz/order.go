@@ -154,7 +154,7 @@ func (s *orderedSource) next() (item, error) {
 	it := item{h: h, rewrite: true, pad: true, content: t.tr, sparse: t.sparse}
 	if s.raw != nil {
 		if lead := s.raw.stop(); !t.changed {
-			it.lead, it.rewrite = lead, false
+			it.lead, it.rewrite, it.unsplit = lead, false, t.odd
 		}
 	}
 	return it, nil

@@ -61,9 +61,10 @@ func (s *rawSource) next() (item, error) {
 		return item{lead: lead, h: h, content: &solidReader{s.tars.tr, &s.rec}, unsplit: true}, nil
 	case s.tars.changed:
 		s.dropPad = true
-		return item{lead: lead[:pad], h: h, rewrite: true, pad: true, content: s.tars.tr, sparse: s.tars.sparse}, nil
+		return item{lead: lead[:pad], h: h, rewrite: true, pad: true, content: s.tars.tr,
+			sparse: s.tars.sparse, unsplit: s.tars.odd}, nil
 	}
-	return item{lead: lead, h: h, content: s.tars.tr}, nil
+	return item{lead: lead, h: h, content: s.tars.tr, unsplit: s.tars.odd}, nil
 }
 
 // trailing gives what follows the tar's end, in pieces.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"math"
 	"slices"
 
 	"github.com/nineply/nineply/internal/fserr"
@@ -20,6 +21,7 @@ type tarReader struct {
 	// Of the last entry.
 	sparse  bool
 	changed bool // its own header does not say what it is
+	odd     bool // its header has numbers that a TOC leaves out
 }
 
 // next gives the next entry, or [io.EOF].
@@ -50,12 +52,17 @@ func (t *tarReader) step() (*tar.Header, error) {
 	}
 	t.sparse = isSparse(h)
 	t.changed = t.sparse || h.Typeflag == tar.TypeCont
+	// Readers of tar-split data hold the TOC against such sizes and numbers, which
+	// mean nothing.
+	t.odd = h.Typeflag != tar.TypeReg && h.Size != 0 || !isUint32(h.Devmajor) || !isUint32(h.Devminor)
 	plainHeader(h)
 	if err := t.applyGlobal(h); err != nil {
 		return nil, fmt.Errorf("entry %.100q: %w", h.Name, err)
 	}
 	return h, nil
 }
+
+func isUint32(v int64) bool { return v >= 0 && v <= math.MaxUint32 }
 
 // applyGlobal adds the records of a PAX global header to an entry that does not
 // have them itself.

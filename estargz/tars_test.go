@@ -47,6 +47,18 @@ func contiguous(tb testing.TB) []byte {
 	return fixChecksum(p)
 }
 
+// oddLink is a hard link whose header has a size, as some old writers give it, in
+// front of a file whose header has a device number below zero.
+func oddLink(tb testing.TB) []byte {
+	tb.Helper()
+	p := tarOf(tb, reg("a", "content"), hardlink("b", "a"), reg("c", "more"))
+	copy(p[1024+124:], "00000000007\x00")
+	fixChecksum(p[1024:])
+	copy(p[1536+329:], "\xff\xff\xff\xff\xff\xff\xff\xfe")
+	fixChecksum(p[1536:])
+	return p
+}
+
 // padded has bytes that are not zero where nobody looks.
 func padded(tb testing.TB) []byte {
 	tb.Helper()
@@ -87,6 +99,7 @@ func TestTars(t *testing.T) {
 		{"blocked", goldenTar(t, "blocked"), two, "", false, false},
 		{"ended early", goldenTar(t, "blocked")[:4096], two, "", false, false},
 		{"padded", padded(t), two, "", false, true},
+		{"odd link", oddLink(t), map[string]string{"a": "content", "c": "more"}, "", false, true},
 	}
 	for _, tt := range tests {
 		for name, opts := range formats() {
