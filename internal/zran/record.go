@@ -1,7 +1,6 @@
 package zran
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -33,6 +32,7 @@ type Recorder struct {
 	span    int64
 	points  []point
 	trials  []*trial // of the newest checkpoints, whose output is still to come
+	idle    []*trial // whose memory can be used again
 	dropped int
 	encoder *zstd.Encoder
 
@@ -106,6 +106,7 @@ func (r *Recorder) Read(p []byte) (int, error) {
 	r.done = r.done || errors.Is(err, io.EOF)
 	for len(r.trials) > 0 && (r.done || r.trials[0].complete()) {
 		r.settle(r.trials[0])
+		r.idle = append(r.idle, r.trials[0])
 		r.trials = r.trials[1:]
 	}
 	return n, err
@@ -124,8 +125,11 @@ func (r *Recorder) onPoint(p inflate.Point, ahead []byte) {
 	if p.In > 0 && p.Out-r.lastOut() < r.span {
 		return
 	}
-	p.Window = bytes.Clone(p.Window)
-	tr := &trial{at: p}
+	tr := new(trial)
+	if n := len(r.idle); n > 0 {
+		tr, r.idle = r.idle[n-1], r.idle[:n-1]
+	}
+	tr.begin(p)
 	tr.ahead(ahead)
 	r.trials = append(r.trials, tr)
 }

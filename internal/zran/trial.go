@@ -22,6 +22,13 @@ type trial struct {
 	want []byte // the output from at.Out on
 }
 
+// begin makes t the trial of a checkpoint.
+func (t *trial) begin(p inflate.Point) {
+	window := append(t.at.Window[:0], p.Window...)
+	t.at, t.src, t.want = p, t.src[:0], t.want[:0]
+	t.at.Window = window
+}
+
 // complete reports that there is output enough for the trial.
 func (t *trial) complete() bool { return len(t.want) == checkOutput }
 
