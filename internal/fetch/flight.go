@@ -80,7 +80,11 @@ func (s *Scheduler) hastenLocked(l *Layer, i uint32, c estargz.Chunk, f *flight)
 		s.liftLocked(f.run, Demand)
 		return
 	}
-	if f.start-f.run.pos <= s.opts.JoinAhead || l.streamer != nil {
+	ahead := s.opts.JoinAhead
+	if f.run.exact {
+		ahead *= exactAhead
+	}
+	if f.start-f.run.pos <= ahead || l.streamer != nil {
 		return
 	}
 	lo, hi := l.extent(&c)

@@ -138,6 +138,7 @@ func (l *Layer) Read(ctx context.Context, i uint32, p []byte, off int64) (int, e
 		l.probe(i, l.s.opts.MinRun)
 		l.s.mu.Lock()
 		f, err := l.s.joinLocked(l, i, c, try > 1)
+		exact := f != nil && f.run.exact
 		l.s.mu.Unlock()
 		if err != nil {
 			return 0, err
@@ -146,7 +147,9 @@ func (l *Layer) Read(ctx context.Context, i uint32, p []byte, off int64) (int, e
 			continue
 		}
 		l.s.stats.misses.Add(1)
-		l.advance(i, true)
+		if !exact { // else what comes next is on its way, too
+			l.advance(i, true)
+		}
 		return l.s.wait(ctx, l, f, p, off)
 	}
 	return 0, fserr.New(fserr.KindOf(ctx.Err()), "fetch", l.name, ctx.Err())

@@ -17,6 +17,7 @@ type item struct {
 type run struct {
 	layer  *Layer
 	keep   bool   // wanted even when no reader waits: prefetch, background
+	exact  bool   // of chunks that are known to be read, and no others
 	lo, hi int64  // blob range, whole members
 	items  []item // in blob order; fixed once started, except for a whole layer
 

@@ -184,14 +184,14 @@ func (s *Scheduler) startLocked(r *run) {
 // mergeLocked extends r by queued runs of the same layer and of any priority
 // that lie within the gap of it, so that one request serves them all.
 func (s *Scheduler) mergeLocked(r *run) {
-	if r.layer.streamer != nil {
+	if r.layer.streamer != nil || r.exact {
 		return
 	}
 	for merged := true; merged; {
 		merged = false
 		for p := range s.queue {
 			for i, o := range s.queue[p] {
-				if o.layer != r.layer || !r.near(o, s.opts.Gap) || r.span(o) > s.opts.MaxRun {
+				if o.layer != r.layer || o.exact || !r.near(o, s.opts.Gap) || r.span(o) > s.opts.MaxRun {
 					continue
 				}
 				s.queue[p] = append(s.queue[p][:i:i], s.queue[p][i+1:]...)
