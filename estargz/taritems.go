@@ -52,10 +52,11 @@ func (t *tarReader) step() (*tar.Header, error) {
 	}
 	t.sparse = isSparse(h)
 	t.changed = t.sparse || h.Typeflag == tar.TypeCont
+	size := h.Size
+	plainHeader(h)
 	// Readers of tar-split data hold the TOC against such sizes and numbers, which
 	// mean nothing.
-	t.odd = h.Typeflag != tar.TypeReg && h.Size != 0 || !isUint32(h.Devmajor) || !isUint32(h.Devminor)
-	plainHeader(h)
+	t.odd = h.Size != size || !isUint32(h.Devmajor) || !isUint32(h.Devminor)
 	if err := t.applyGlobal(h); err != nil {
 		return nil, fmt.Errorf("entry %.100q: %w", h.Name, err)
 	}
