@@ -47,8 +47,13 @@ func breakPushes(t *testing.T, from *testreg.Registry, w estargz.WriterOptions, 
 	if n < 12 {
 		t.Fatalf("only %d requests", n)
 	}
-	failed, stayed := 0, 0
-	for i := range n {
+	failed, tried, stayed := 0, 0, 0
+	step := 1
+	if testing.Short() {
+		step = 5
+	}
+	for i := 0; i < n; i += step {
+		tried++
 		to := testreg.New(t)
 		to.On(testreg.Match{}, testreg.Times(i, testreg.Pass())...)
 		if once {
@@ -72,8 +77,8 @@ func breakPushes(t *testing.T, from *testreg.Registry, w estargz.WriterOptions, 
 		}
 		to.Close()
 	}
-	if failed < n-3 || stayed > 1 {
-		t.Errorf("of %d broken pushes %d failed, %d left a TOC image", n, failed, stayed)
+	if failed < tried-3 || stayed > 1 {
+		t.Errorf("of %d broken pushes %d failed, %d left a TOC image", tried, failed, stayed)
 	}
 }
 
@@ -187,6 +192,16 @@ func TestNothingStaysInTheTemporaryDirectory(t *testing.T) {
 	if _, _, ok := reg.Manifest("app", "other"); ok {
 		t.Error("a tag was left")
 	}
+	ctx, cancel = context.WithCancel(t.Context())
+	_, err = convert.Convert(ctx, src, reg.Ref("app", "v1"), src, "oci-archive:"+filepath.Join(dir, "a.tar"), convert.Options{TempDir: dir, Progress: func(e convert.Event) {
+		if e.Pushed {
+			cancel()
+		}
+	}})
+	if !fserr.Is(err, fserr.Canceled) {
+		t.Errorf("interrupted while it was written: %v", err)
+	}
+	look(convert.Event{})
 }
 
 // TestReusedLayersAreCopied without a temporary file, and linked where the
