@@ -69,7 +69,7 @@ func (c *Catalog) acquire(ctx context.Context, w want) (*Layer, error) {
 			if err != nil {
 				return nil, fmt.Errorf("layer %s of %s: %w", w.digest, w.ref, err)
 			}
-			return c.install(l), nil
+			return c.install(w, l), nil
 		})
 		if err != nil {
 			return nil, err
@@ -86,7 +86,7 @@ func (c *Catalog) find(w want, users int) *Layer {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, id := range w.ids() {
-		if l := c.layers[id]; l != nil {
+		if l := c.layers[id]; l != nil && !w.knowsMore(&l.rec) {
 			l.users += users
 			return l
 		}
@@ -95,12 +95,17 @@ func (c *Catalog) find(w want, users int) *Layer {
 }
 
 // install adds a layer to those that are open, if it is not there by now.
-func (c *Catalog) install(l *Layer) *Layer {
+func (c *Catalog) install(w want, l *Layer) *Layer {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if other := c.layers[l.id]; other != nil {
-		c.closeLayer(l)
-		return other
+		if !w.knowsMore(&other.rec) {
+			c.closeLayer(l)
+			return other
+		}
+		if other.users == 0 { // else its last user closes it
+			c.closeLayer(other)
+		}
 	}
 	l.used = time.Now()
 	c.layers[l.id] = l

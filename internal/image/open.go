@@ -82,6 +82,17 @@ func (w want) accepts(id layerID) bool {
 	return false
 }
 
+// knowsMore reports whether a layer that is not lazy may be so by a TOC that nobody
+// vouched for when it was read whole.
+func (w want) knowsMore(rec *layerRecord) bool {
+	if w.desc == nil || isLazy(rec.Format) {
+		return false
+	}
+	_, now := claimOf(*w.desc)
+	_, then := claimOf(rec.Desc)
+	return now == "" && then != ""
+}
+
 // open opens a layer by the index it has, or makes one.
 func (c *Catalog) open(ctx context.Context, w want) (*Layer, error) {
 	ids := w.ids()
@@ -97,7 +108,7 @@ func (c *Catalog) open(ctx context.Context, w want) (*Layer, error) {
 			continue
 		}
 		last = rec
-		if rec.Refused != "" || !c.trust.allows(rec) {
+		if rec.Refused != "" || !c.trust.allows(rec) || w.knowsMore(rec) {
 			continue
 		}
 		l, oerr := c.reopen(ctx, id, *rec)

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -14,6 +15,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/nineply/nineply/estargz"
+	"github.com/nineply/nineply/internal/image"
 	"github.com/nineply/nineply/internal/testreg"
 )
 
@@ -206,5 +208,44 @@ func TestTOCWithoutTree(t *testing.T) {
 	check(t, n.tree(t, "image/"+reg.Ref("app", "v1")), map[string]string{"a": "alpha", "l": ""})
 	if l := n.Layers()[0]; l.Lazy || !strings.Contains(l.Reason, "hard link target") {
 		t.Errorf("%+v", l)
+	}
+}
+
+// TestTOCOfSecondImage: one image vouches for the TOC of a layer, and another that has
+// the same layer does not.
+func TestTOCOfSecondImage(t *testing.T) {
+	b := newZstdBuilder(t)
+	b.add("a", "alpha")
+	layer := b.finish(true)
+	bare := layer
+	bare.Annotations = nil
+	reg := testreg.New(t)
+	reg.AddImage("bare", "v1", testreg.Image{Layers: []testreg.Layer{bare}})
+	reg.AddImage("app", "v1", testreg.Image{Layers: []testreg.Layer{layer}})
+	n, _ := start(t, t.TempDir(), 0)
+	for repo, format := range map[string]string{"bare": "whole", "app": "zstd:chunked"} {
+		check(t, n.tree(t, "image/"+reg.Ref(repo, "v1")), map[string]string{"a": "alpha"})
+		if !slices.ContainsFunc(n.Layers(), func(l image.LayerInfo) bool { return l.Format == format }) {
+			t.Errorf("%s is none of %+v", format, n.Layers())
+		}
+	}
+}
+
+// TestUselessTOCOfSecondImage: what the second image vouches for is no TOC, and the
+// layer is not read again for everyone who asks.
+func TestUselessTOCOfSecondImage(t *testing.T) {
+	layer := zstdLayer(t, file{name: "a", body: big})
+	reg := testreg.New(t)
+	added := reg.AddImage("bare", "v1", testreg.Image{Layers: []testreg.Layer{layer}})
+	layer.Annotations = map[string]string{estargz.AnnotationTOCDigest: digest.FromString("none").String()}
+	reg.AddImage("app", "v1", testreg.Image{Layers: []testreg.Layer{layer}})
+	n, _ := start(t, t.TempDir(), 0)
+	for range 3 {
+		for _, repo := range []string{"bare", "app"} {
+			check(t, n.tree(t, "image/"+reg.Ref(repo, "v1")), map[string]string{"a": big})
+		}
+	}
+	if got := reg.Count(testreg.Match{Digest: added.Layers[0].Digest}); got.Bytes > 3*added.Layers[0].Size+1000 {
+		t.Errorf("%d bytes fetched of a layer of %d", got.Bytes, added.Layers[0].Size)
 	}
 }
