@@ -129,7 +129,10 @@ func (b *bench) run(ctx context.Context, v *variant, number int) (o outcome, err
 			return o, err
 		}
 	}
-	return b.start(ctx, v, r)
+	if o, err = b.start(ctx, v, r); err != nil || v.after == nil {
+		return o, err
+	}
+	return o, v.after(ctx, r)
 }
 
 // keepLog keeps the daemon's log beyond its run.

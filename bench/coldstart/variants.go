@@ -19,6 +19,10 @@ type variant struct {
 	// before is called in each run when daemon and containerd are there, and
 	// nothing was asked of the registry; nil: nothing is done.
 	before func(ctx context.Context, r *run) error
+	// after is called when the container has ended, and its daemon still runs; nil:
+	// nothing is done. What a run learned for others is fetched here: image may make
+	// a run of its own, which does not count, with [bench.run].
+	after func(ctx context.Context, r *run) error
 	// bars are what a value may be at most, by unit.
 	bars map[string]float64
 
