@@ -29,7 +29,7 @@ var allowed = map[string][]string{
 	"internal/source":            {"internal/fserr"},
 	"internal/source/...":        {"internal/source", "internal/source/...", "internal/fserr"},
 	"internal/fetch":             {"internal/source", "estargz", "chunkstore", "internal/fserr"},
-	"internal/image":             {"internal/fetch", "internal/soci", "internal/source", "internal/layertar", "internal/zran", "layerindex", "chunkstore", "estargz", "internal/fserr"},
+	"internal/image":             {"internal/fetch", "internal/profile", "internal/soci", "internal/source", "internal/layertar", "internal/zran", "layerindex", "chunkstore", "estargz", "internal/fserr"},
 	"internal/convert":           {"estargz", "internal/source", "internal/layertar", "internal/fserr"},
 	"internal/p9client":          {"internal/fserr"},
 	"internal/mount":             {"internal/p9client", "internal/fserr"},

@@ -3,6 +3,7 @@ package image
 import (
 	"context"
 	"strings"
+	"sync"
 
 	"github.com/nineply/nineply/estargz"
 	"github.com/nineply/nineply/internal/fserr"
@@ -23,28 +24,51 @@ const maxLayers = 512
 // Open opens the tree of an attach name. release gives it back.
 func (c *Catalog) Open(ctx context.Context, aname string) (Tree, func(), error) {
 	aname = strings.TrimPrefix(aname, "/")
-	var layers []*Layer
-	var err error
-	overlay := false
-	if name, ok := strings.CutPrefix(aname, AttachImage); ok {
-		layers, err = c.imageLayers(ctx, name)
-	} else if name, ok := strings.CutPrefix(aname, AttachChain); ok {
-		layers, err = c.chainLayers(ctx, name)
-	} else if name, ok := strings.CutPrefix(aname, AttachLayer); ok {
-		layers, err = c.singleLayer(ctx, name)
-		overlay = true
-	} else {
-		err = fserr.Newf(fserr.NotExist, "attach", "", "the name is none of %s<reference>, %s<chain ID>, %s<digest>", AttachImage, AttachChain, AttachLayer)
-	}
+	wants, rec, err := c.wantsOf(ctx, aname)
 	if err != nil {
 		return Tree{}, nil, err
 	}
-	if c.prefetch {
+	profiled := sync.OnceValue(func() *asked { return c.applyProfile(ctx, rec) })
+	layers, err := c.acquireEach(ctx, wants, func() { profiled() }, func(i int, l *Layer) { profiled().layer(i, l) })
+	if err != nil {
+		return Tree{}, nil, err
+	}
+	if c.prefetch && profiled() == nil {
 		for _, l := range layers {
 			l.bytes.Prefetch(l.index.Info().PrefetchEnd)
 		}
 	}
-	return c.tree(layers, overlay)
+	t, first, err := c.tree(layers, strings.HasPrefix(aname, AttachLayer))
+	if err != nil {
+		return Tree{}, nil, err
+	}
+	if first {
+		c.beginStart(t, rec.manifestDigest(), profiled())
+	}
+	return Tree{t}, func() { c.releaseTree(t) }, nil
+}
+
+// wantsOf gives the layers of an attach name, bottom first, and the image they are
+// known to be, or nil.
+func (c *Catalog) wantsOf(ctx context.Context, aname string) (wants []want, rec *imageRecord, err error) {
+	if name, ok := strings.CutPrefix(aname, AttachImage); ok {
+		if rec, err = c.resolve(ctx, name); err != nil {
+			return nil, nil, err
+		}
+		wants, err = rec.wants()
+		return wants, rec, err
+	}
+	if name, ok := strings.CutPrefix(aname, AttachChain); ok {
+		if wants, err = c.chainWants(ctx, name); err != nil {
+			return nil, nil, err
+		}
+		return wants, c.imageOfChain(ctx, wants), nil
+	}
+	if name, ok := strings.CutPrefix(aname, AttachLayer); ok {
+		d, err := parseDigest("layer", name)
+		return []want{{digest: d, any: true}}, nil, err
+	}
+	return nil, nil, fserr.Newf(fserr.NotExist, "attach", "", "the name is none of %s<reference>, %s<chain ID>, %s<digest>", AttachImage, AttachChain, AttachLayer)
 }
 
 // Canonical gives the attach name that stands for the same tree for ever: a
@@ -79,14 +103,26 @@ type want struct {
 
 // acquireAll opens layers in parallel, with one user each, or none of them.
 func (c *Catalog) acquireAll(ctx context.Context, wants []want) ([]*Layer, error) {
+	return c.acquireEach(ctx, wants, func() {}, func(int, *Layer) {})
+}
+
+// acquireEach is acquireAll that does something else besides, and calls each with
+// every layer as soon as it is open.
+func (c *Catalog) acquireEach(ctx context.Context, wants []want, besides func(), each func(i int, l *Layer)) ([]*Layer, error) {
 	if len(wants) > maxLayers {
 		return nil, fserr.Newf(fserr.TooLarge, "open", "", "%d layers, more than %d", len(wants), maxLayers)
 	}
 	layers := make([]*Layer, len(wants))
 	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		besides()
+		return nil
+	})
 	for i, w := range wants {
 		g.Go(func() (err error) {
-			layers[i], err = c.acquire(gctx, w)
+			if layers[i], err = c.acquire(gctx, w); err == nil {
+				each(i, layers[i])
+			}
 			return err
 		})
 	}
@@ -130,16 +166,8 @@ func (r *imageRecord) wants() ([]want, error) {
 	return wants, nil
 }
 
-func (c *Catalog) singleLayer(ctx context.Context, name string) ([]*Layer, error) {
-	d, err := parseDigest("layer", name)
-	if err != nil {
-		return nil, err
-	}
-	return c.acquireAll(ctx, []want{{digest: d, any: true}})
-}
-
-// chainLayers walks a chain down to its bottom layer.
-func (c *Catalog) chainLayers(ctx context.Context, id string) ([]*Layer, error) {
+// chainWants walks a chain down to its bottom layer.
+func (c *Catalog) chainWants(ctx context.Context, id string) ([]want, error) {
 	var wants []want
 	for id != "" {
 		var rec chainRecord
@@ -168,5 +196,5 @@ func (c *Catalog) chainLayers(ctx context.Context, id string) ([]*Layer, error) 
 	for i, j := 0, len(wants)-1; i < j; i, j = i+1, j-1 {
 		wants[i], wants[j] = wants[j], wants[i]
 	}
-	return c.acquireAll(ctx, wants)
+	return wants, nil
 }

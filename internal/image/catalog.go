@@ -12,6 +12,7 @@ import (
 	"github.com/nineply/nineply/estargz"
 	"github.com/nineply/nineply/internal/fetch"
 	"github.com/nineply/nineply/internal/fserr"
+	"github.com/nineply/nineply/internal/profile"
 	"github.com/nineply/nineply/internal/soci"
 	"github.com/nineply/nineply/internal/source"
 	"github.com/nineply/nineply/layerindex"
@@ -29,6 +30,7 @@ type Options struct {
 	Scheduler *fetch.Scheduler
 	Prefetch  bool // fetch landmark ranges when an image is attached
 	Trust     Trust
+	Profiles  Profiles
 	Platform  ocispec.Platform
 	Logger    *zap.Logger
 }
@@ -44,6 +46,12 @@ type Catalog struct {
 	trust    Trust
 	platform ocispec.Platform
 	log      *zap.Logger
+
+	profiles     Profiles
+	recording    profile.Limits
+	maxProfiles  int
+	profileMu    sync.Mutex // held while a profile is changed
+	profileStats profileCounters
 
 	tocBytes, wholeBytes atomic.Int64
 	building             chan struct{} // one token for each layer being indexed
@@ -77,6 +85,7 @@ func New(ctx context.Context, o Options) (*Catalog, error) {
 		layers: map[layerID]*Layer{}, trees: map[string]*treeState{},
 		opens: map[estargz.Digest]*call[*Layer]{}, images: map[string]*call[*imageRecord]{}, soci: map[digest.Digest]*soci.Index{},
 	}
+	c.profiles, c.maxProfiles = o.Profiles, maxProfiles
 	c.building = make(chan struct{}, maxBuilding)
 	c.ctx, c.cancel = context.WithCancel(ctx)
 	return c, nil

@@ -3,6 +3,7 @@ package image
 import (
 	"io"
 	"testing"
+	"time"
 
 	"github.com/nineply/nineply/estargz"
 	"github.com/nineply/nineply/layerindex"
@@ -26,6 +27,12 @@ func ForgeIndex(t testing.TB, blob []byte, diffID digest.Digest, entries ...*est
 	writeCheckpoints(t, place.spans, blob)
 	return packed(t, place, layer)
 }
+
+// LimitProfiles has the catalog keep fewer profiles.
+func (c *Catalog) LimitProfiles(n int) { c.maxProfiles = n }
+
+// EndStartsAfter has recordings end when nothing new was read for so long.
+func (c *Catalog) EndStartsAfter(idle time.Duration) { c.recording.Idle = idle }
 
 // PackIndex packs the index made of these two files.
 func PackIndex(f io.WriteSeeker, layer, spans, diffID string) error {

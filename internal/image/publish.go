@@ -70,7 +70,7 @@ func (c *Catalog) Publish(ctx context.Context, ref string) (*Published, error) {
 	if !ok {
 		return nil, fserr.Newf(fserr.Unsupported, "push", rec.Ref, "nothing can be written there")
 	}
-	subject, _, err := c.manifestDescriptor(ctx, rec)
+	subject, err := c.manifestDescriptor(ctx, rec)
 	if err != nil {
 		return nil, err
 	}
@@ -87,14 +87,14 @@ func (c *Catalog) Publish(ctx context.Context, ref string) (*Published, error) {
 }
 
 // manifestDescriptor reads the manifest of an image again.
-func (c *Catalog) manifestDescriptor(ctx context.Context, rec *imageRecord) (ocispec.Descriptor, []byte, error) {
+func (c *Catalog) manifestDescriptor(ctx context.Context, rec *imageRecord) (ocispec.Descriptor, error) {
 	data, err := c.manifest(ctx, rec.Ref, digest.Digest(rec.Manifest))
 	if err != nil {
-		return ocispec.Descriptor{}, nil, err
+		return ocispec.Descriptor{}, err
 	}
 	desc := ocispec.Descriptor{Digest: digest.Digest(rec.Manifest), Size: int64(len(data))}
 	desc.MediaType = source.ManifestType(ocispec.MediaTypeImageManifest, data)
-	return desc, data, nil
+	return desc, nil
 }
 
 // publisher pushes one index.
@@ -187,7 +187,7 @@ func (p *publisher) pushManifest(ctx context.Context, m ocispec.Manifest) (ocisp
 	if err != nil {
 		return desc, err
 	}
-	desc.ArtifactType, desc.Annotations = ArtifactType, m.Annotations
+	desc.ArtifactType, desc.Annotations = m.ArtifactType, m.Annotations
 	if err := source.AddReferrer(ctx, p.src, p.pusher, p.rec.Ref, p.subject.Digest, desc); err != nil {
 		return desc, err
 	}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"sort"
+	"sync/atomic"
 	"time"
 
 	"github.com/nineply/nineply/internal/fserr"
@@ -20,6 +21,7 @@ type treeState struct {
 	name   string
 	index  *layerindex.Index
 	layers []*Layer // bottom first; one user each
+	start  atomic.Pointer[coldStart]
 
 	// Guarded by Catalog.mu.
 	users int
@@ -37,41 +39,48 @@ func (t *treeState) info() TreeInfo {
 // Tree is the merged view of a chain of layers, as 9P and its like serve it.
 type Tree struct{ *treeState }
 
-// tree opens the merged tree of layers, and takes over one user of each. The
-// release function gives everything back. A tree for overlay is that of one
-// layer, with its whiteouts, to be one of several lowers.
-func (c *Catalog) tree(layers []*Layer, overlay bool) (Tree, func(), error) {
+// tree opens the merged tree of layers, and takes over one user of each.
+// releaseTree gives everything back. A tree for overlay is that of one layer, with
+// its whiteouts, to be one of several lowers. first says that the tree had no
+// users.
+func (c *Catalog) tree(layers []*Layer, overlay bool) (t *treeState, first bool, err error) {
 	name := mergedName(layers)
 	if overlay {
 		name += "-overlay"
 	}
-	c.mu.Lock()
-	t := c.trees[name]
-	if t != nil {
-		t.users++
-	}
-	c.mu.Unlock()
-	if t != nil {
+	if t, first = c.findTree(name); t != nil {
 		c.release(layers...)
-		return Tree{t}, func() { c.releaseTree(t) }, nil
+		return t, first, nil
 	}
 	index, err := c.openMerged(name, layers, overlay)
 	if err != nil {
 		c.release(layers...)
-		return Tree{}, nil, err
+		return nil, false, err
 	}
 	t = &treeState{name: name, index: index, layers: layers, users: 1}
 	c.mu.Lock()
 	if other := c.trees[name]; other != nil { // opened by someone else meanwhile
+		first = other.users == 0
 		other.users++
 		c.mu.Unlock()
 		c.closeIndex(index)
 		c.release(layers...)
-		return Tree{other}, func() { c.releaseTree(other) }, nil
+		return other, first, nil
 	}
 	c.trees[name] = t
 	c.mu.Unlock()
-	return Tree{t}, func() { c.releaseTree(t) }, nil
+	return t, true, nil
+}
+
+// findTree finds a tree that is open, and counts a user of it.
+func (c *Catalog) findTree(name string) (t *treeState, first bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if t = c.trees[name]; t != nil {
+		first = t.users == 0
+		t.users++
+	}
+	return t, first
 }
 
 // mergedName names a merged tree by its layers, bottom first.
@@ -115,6 +124,9 @@ func (c *Catalog) openMerged(name string, layers []*Layer, overlay bool) (*layer
 // releaseTree takes back one user, and closes the trees that have been idle
 // longest when too many are.
 func (c *Catalog) releaseTree(t *treeState) {
+	if c.lastUser(t) {
+		c.endStart(t)
+	}
 	c.mu.Lock()
 	t.users--
 	t.used = time.Now()
@@ -131,6 +143,12 @@ func (c *Catalog) releaseTree(t *treeState) {
 		c.closeIndex(t.index)
 		c.release(t.layers...)
 	}
+}
+
+func (c *Catalog) lastUser(t *treeState) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return t.users == 1
 }
 
 func (c *Catalog) idleTreesLocked() []*treeState {
@@ -210,6 +228,7 @@ func (t *treeState) TryReadAt(n uint64, p []byte, off int64) (int, bool, error) 
 		if !ok {
 			return 0, true, t.hole(n)
 		}
+		t.noteRead(c.Layer, i)
 		m, ok := l.bytes.TryRead(i, p[done:], off+int64(done)-chunk.Offset)
 		if !ok {
 			return 0, false, nil
@@ -236,7 +255,12 @@ func (t *treeState) ReadAt(ctx context.Context, n uint64, p []byte, off int64) (
 		if !ok {
 			return 0, t.hole(n)
 		}
-		m, err := l.bytes.Read(ctx, i, p[done:], off+int64(done)-chunk.Offset)
+		t.noteRead(c.Layer, i)
+		m, ok := l.bytes.TryRead(i, p[done:], off+int64(done)-chunk.Offset)
+		if !ok {
+			t.noteMiss(c.Layer, i)
+			m, err = l.bytes.Read(ctx, i, p[done:], off+int64(done)-chunk.Offset)
+		}
 		if err != nil {
 			l.failed(err)
 			return 0, err

@@ -55,11 +55,40 @@ const (
 	maxSteps  = 32 << 20
 )
 
+// Located is a chunk that an entry of a profile stands for.
+type Located struct {
+	Want
+	Entry int // number of the entry
+}
+
+// Of is the part of a profile that tells of one blob.
+func (p *Profile) Of(blob estargz.Digest) *Profile {
+	part := *p
+	part.Entries = nil
+	for i := range p.Entries {
+		if p.Layers[p.Entries[i].Layer].Digest == blob {
+			part.Entries = append(part.Entries, p.Entries[i])
+		}
+	}
+	return &part
+}
+
 // Resolve finds the entries of a profile among the chunks of views, in order, each
 // chunk once: by their places in the same blob, or, where the blob is another, by
 // what they hold. Entries that few runs read are left out, and so are those that
 // no view has.
 func (p *Profile) Resolve(views []View) []Want {
+	var wants []Want
+	for _, l := range p.locate(views, false) {
+		wants = append(wants, l.Want)
+	}
+	return wants
+}
+
+// Locate is Resolve for all entries, however few runs read them.
+func (p *Profile) Locate(views []View) []Located { return p.locate(views, true) }
+
+func (p *Profile) locate(views []View, all bool) []Located {
 	r := resolver{views: views, taken: map[Want]bool{}}
 	byLayer := make([]int, len(p.Layers))
 	for i, l := range p.Layers {
@@ -67,20 +96,22 @@ func (p *Profile) Resolve(views []View) []Want {
 	}
 	for i := range p.Entries {
 		e := &p.Entries[i]
+		r.entry = i
 		switch {
-		case !p.Usual(e):
+		case !all && !p.Usual(e):
 		case byLayer[e.Layer] >= 0:
 			r.byPlace(byLayer[e.Layer], e.Place)
 		default:
 			r.byDigest(e.Short)
 		}
 	}
-	return r.wants
+	return r.found
 }
 
 type resolver struct {
 	views  []View
-	wants  []Want
+	entry  int // being looked for
+	found  []Located
 	taken  map[Want]bool
 	digest map[Short]Want // made when it is needed first
 	steps  int            // chunks looked at
@@ -89,7 +120,7 @@ type resolver struct {
 func (r *resolver) take(w Want) {
 	if !r.taken[w] {
 		r.taken[w] = true
-		r.wants = append(r.wants, w)
+		r.found = append(r.found, Located{Want: w, Entry: r.entry})
 	}
 }
 
@@ -138,6 +169,9 @@ func (r *resolver) reaching(v *View, i uint32, pos int64) uint32 {
 }
 
 func (r *resolver) byDigest(s Short) {
+	if s == 0 { // not known when it was read
+		return
+	}
 	if r.digest == nil {
 		r.digest = map[Short]Want{}
 		r.index()

@@ -1,0 +1,184 @@
+package image
+
+import (
+	"context"
+	"sort"
+	"sync"
+
+	"github.com/nineply/nineply/estargz"
+	"github.com/nineply/nineply/internal/fserr"
+	"github.com/nineply/nineply/internal/profile"
+	digest "github.com/opencontainers/go-digest"
+	"go.uber.org/zap"
+)
+
+// asked is what a profile had fetched for one attach of an image.
+type asked struct {
+	c       *Catalog
+	profile *profile.Profile
+	cost    map[estargz.Digest]profile.Cost // by layer
+
+	mu    sync.Mutex
+	spans map[int][]profile.Span // chunks by number of the layer, ascending
+	bytes int64
+}
+
+// applyProfile prepares to fetch what the profile of an image names. It is nil
+// when there is none, or none is to be used.
+func (c *Catalog) applyProfile(ctx context.Context, rec *imageRecord) *asked {
+	if !c.profiles.Use || rec == nil {
+		return nil
+	}
+	manifest, err := estargz.ParseDigest(rec.Manifest)
+	if err != nil {
+		return nil
+	}
+	p, err := c.loadProfile(ctx, manifest)
+	if fserr.Is(err, fserr.NotExist) && c.profiles.Referrers {
+		p, err = c.findProfile(ctx, rec)
+	}
+	if err != nil {
+		if !fserr.Is(err, fserr.NotExist) {
+			c.log.Warn("access profile not used", zap.String("image", rec.Ref), zap.Error(err))
+		}
+		return nil
+	}
+	a := &asked{c: c, profile: p, cost: map[estargz.Digest]profile.Cost{}, spans: map[int][]profile.Span{}}
+	a.share()
+	return a
+}
+
+// maxProfileRequests is how many requests a profile should make at most.
+const maxProfileRequests = 12
+
+// share divides the requests among the layers, by what is read of each: every
+// layer has at least one.
+func (a *asked) share() {
+	sizes := map[estargz.Digest]int64{}
+	var all int64
+	for i := range a.profile.Entries {
+		if e := &a.profile.Entries[i]; a.profile.Usual(e) {
+			sizes[a.profile.Layers[e.Layer].Digest] += e.Size
+			all += e.Size
+		}
+	}
+	spare := int64(max(0, maxProfileRequests-len(sizes)))
+	for d, size := range sizes {
+		a.cost[d] = profile.Cost{Requests: 1 + int(spare*size/max(1, all))}
+	}
+}
+
+// layer queues what the profile names of one layer. It is called as soon as the
+// layer's index is there, whatever the other layers wait for.
+func (a *asked) layer(n int, l *Layer) {
+	if a == nil || !l.bytes.Ranged() {
+		return
+	}
+	views := []profile.View{l.view()}
+	cost := a.cost[l.id.blob]
+	plan := profile.Plan(a.profile.Of(l.id.blob).Resolve(views), views, cost)
+	if len(plan.Requests) == 0 {
+		return
+	}
+	spans := []profile.Span{}
+	for _, r := range plan.Requests {
+		var numbers []uint32
+		for _, s := range r.Spans {
+			for i := s.First; i < s.End; i++ {
+				numbers = append(numbers, i)
+			}
+		}
+		l.bytes.PrefetchChunks(numbers)
+		spans = append(spans, r.Spans...)
+	}
+	sort.Slice(spans, func(i, j int) bool { return spans[i].First < spans[j].First })
+	st := &a.c.profileStats
+	st.requests.Add(int64(len(plan.Requests)))
+	st.bytes.Add(plan.Bytes)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if len(a.spans) == 0 {
+		st.applied.Add(1)
+	}
+	a.spans[n] = spans
+	a.bytes += plan.Bytes
+}
+
+// has reports whether a chunk was asked for.
+func (a *asked) has(layer int, chunk uint32) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	spans := a.spans[layer]
+	i := sort.Search(len(spans), func(i int) bool { return spans[i].End > chunk })
+	return i < len(spans) && spans[i].First <= chunk
+}
+
+// unread is how many of the bytes asked for were of no use: those of requests but
+// for what the chunks that were read needed.
+func (a *asked) unread(views []profile.View, rec *profile.Recorder) int64 {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	left := a.bytes
+	for n, spans := range a.spans {
+		var end int64 // of what was counted of the layer
+		for _, s := range spans {
+			for i := s.First; i < s.End && n < len(views); i++ {
+				c, ok := views[n].Chunks.Chunk(i)
+				if !ok || !rec.Touched(n, i) {
+					continue
+				}
+				lo, hi := views[n].Extent(&c)
+				if lo = max(lo, end); hi > lo {
+					left -= hi - lo
+					end = hi
+				}
+			}
+		}
+	}
+	return max(0, left)
+}
+
+// imageOfChain finds the image whose layers, all of them, make up a chain: the
+// one with a profile, if there are several.
+func (c *Catalog) imageOfChain(ctx context.Context, wants []want) *imageRecord {
+	if !c.profiles.Record && !c.profiles.Use {
+		return nil
+	}
+	var found *imageRecord
+	err := c.eachImage(ctx, func(rec *imageRecord) {
+		if !rec.consistsOf(wants) {
+			return
+		}
+		if found == nil || !c.hasProfile(ctx, found.Manifest) && c.hasProfile(ctx, rec.Manifest) {
+			found = rec
+		}
+	})
+	if err != nil {
+		c.log.Warn("looking for the image of a chain", zap.Error(err))
+	}
+	return found
+}
+
+func (r *imageRecord) consistsOf(wants []want) bool {
+	if len(r.Layers) != len(wants) {
+		return false
+	}
+	for i := range wants {
+		if r.Layers[i].Digest != digest.Digest(wants[i].digest.String()) {
+			return false
+		}
+	}
+	return true
+}
+
+// manifestDigest is the manifest of an image that may be unknown.
+func (r *imageRecord) manifestDigest() estargz.Digest {
+	if r == nil {
+		return estargz.Digest{}
+	}
+	d, err := estargz.ParseDigest(r.Manifest)
+	if err != nil {
+		return estargz.Digest{}
+	}
+	return d
+}
