@@ -32,6 +32,7 @@ type Config struct {
 	Cache       Cache       `toml:"cache"`
 	Fetch       Fetch       `toml:"fetch"`
 	Index       Index       `toml:"index"`
+	Profiles    Profiles    `toml:"profiles"`
 	Snapshotter Snapshotter `toml:"snapshotter"`
 	Log         Log         `toml:"log"`
 }
@@ -74,6 +75,13 @@ type Index struct {
 	Pins      []string `toml:"pins" comment:"Digests of indexes of either kind that are used even so."`
 }
 
+// Profiles says what is done with access profiles: what images read when they start.
+type Profiles struct {
+	Record    bool `toml:"record" comment:"Note what an image reads first whenever it is used."`
+	Use       bool `toml:"use" comment:"Fetch what the profile of an image names as soon as it is mounted."`
+	Referrers bool `toml:"referrers" comment:"Look for a profile beside an image that has none here, as \"nineply profile push\" leaves it. The worst that a wrong one does is to have more of the image fetched."`
+}
+
 // Snapshotter tunes the containerd plugin.
 type Snapshotter struct {
 	MountMode string `toml:"mount_mode" comment:"auto (FUSE where there is FUSE, which survives the daemon at the least cost), v9fs (the kernel's 9P client) or fuse."`
@@ -101,6 +109,7 @@ func Default(root, state string) Config {
 		Cache:       Cache{MaxSize: 20 << 30},
 		Fetch:       Fetch{Concurrency: 16, ReadAhead: 8 << 20, ReadTimeout: Duration(60 * time.Second), Prefetch: true},
 		Index:       Index{SOCI: true, Pins: []string{}},
+		Profiles:    Profiles{Record: true, Use: true},
 		Snapshotter: Snapshotter{MountMode: "auto", Fallback: true},
 		Log:         Log{Level: "info"},
 	}

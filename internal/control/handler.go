@@ -40,6 +40,7 @@ func NewHandler(s Service, metrics http.Handler) http.Handler {
 		reply(w, st, err)
 	})
 	handleIndexes(mux, s)
+	handleProfiles(mux, s)
 	if metrics != nil {
 		mux.Handle("GET /metrics", metrics)
 	}
@@ -47,7 +48,11 @@ func NewHandler(s Service, metrics http.Handler) http.Handler {
 }
 
 func decode(w http.ResponseWriter, r *http.Request, into any) bool {
-	dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxRequest))
+	return decodeUpTo(w, r, into, maxRequest)
+}
+
+func decodeUpTo(w http.ResponseWriter, r *http.Request, into any, limit int64) bool {
+	dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, limit))
 	dec.DisallowUnknownFields()
 	if err := dec.Decode(into); err != nil {
 		reply(w, nil, fserr.Newf(fserr.Invalid, "request", "", "%w", err))

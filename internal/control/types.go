@@ -113,4 +113,5 @@ type Service interface {
 	Status(ctx context.Context) (Status, error)
 
 	IndexService
+	ProfileService
 }

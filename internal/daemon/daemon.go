@@ -107,7 +107,7 @@ func (p *parts) build(ctx context.Context, version string) error {
 	})
 	catalog, err := image.New(ctx, image.Options{
 		Dir: filepath.Join(c.Root, "index"), Source: sources, Store: store, Records: store.Records(), Scheduler: sched,
-		Prefetch: c.Fetch.Prefetch, Trust: trust(c.Index), Platform: platforms.DefaultSpec(), Logger: p.log.Named("image"),
+		Prefetch: c.Fetch.Prefetch, Trust: trust(c.Index), Profiles: profiles(c.Profiles), Platform: platforms.DefaultSpec(), Logger: p.log.Named("image"),
 	})
 	if err != nil {
 		sched.Close()

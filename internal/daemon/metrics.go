@@ -28,6 +28,8 @@ type collector struct {
 	chunkReads, corrupt, notStored, runs             metric
 	cacheBytes, cacheLimit, cacheChunks, evicted     metric
 	messages, errors, payload, sessions, fids, trees metric
+
+	profileRuns, profileStarts, profileRequests, profileBytes, profileUnread, profileMisses metric
 }
 
 func newCollector(s *service) *collector {
@@ -52,6 +54,13 @@ func newCollector(s *service) *collector {
 		sessions:      newMetric("9p_sessions", "9P connections now.", gauge),
 		fids:          newMetric("9p_fids", "9P fids now.", gauge),
 		trees:         newMetric("trees", "Merged trees open now.", gauge),
+
+		profileRuns:     newMetric("profile_runs_total", "Starts of images that were recorded.", counter),
+		profileStarts:   newMetric("profile_applied_total", "Attaches for which a profile had something fetched.", counter),
+		profileRequests: newMetric("profile_requests_total", "Range requests that profiles asked for.", counter),
+		profileBytes:    newMetric("profile_bytes_total", "Blob bytes that profiles asked for.", counter),
+		profileUnread:   newMetric("profile_unread_bytes_total", "Blob bytes that profiles asked for and that the start did not read.", counter),
+		profileMisses:   newMetric("profile_misses_total", "Reads that had to wait although a profile was applied: for chunks that were still on their way (late), or that it had not asked for (unknown).", counter, "chunk"),
 	}
 }
 
@@ -95,6 +104,14 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	send(c.sessions, float64(p.Conns))
 	send(c.fids, float64(p.FIDs))
 	send(c.trees, float64(len(c.s.catalog.Trees())))
+	prof := c.s.catalog.ProfileStats()
+	send(c.profileRuns, float64(prof.Runs))
+	send(c.profileStarts, float64(prof.Applied))
+	send(c.profileRequests, float64(prof.Requests))
+	send(c.profileBytes, float64(prof.Bytes))
+	send(c.profileUnread, float64(prof.Unread))
+	send(c.profileMisses, float64(prof.Late), "late")
+	send(c.profileMisses, float64(prof.Missed), "unknown")
 }
 
 // metricsHandler serves the metrics of s.
