@@ -104,6 +104,9 @@ func (c *Catalog) bindSOCI(l *Layer, name string, blob source.Blob) error {
 	if l.spans, err = openSpans(c.spansPath(l.id), l.id.blob, blob.Size()); err != nil {
 		return err
 	}
+	if !l.spans.index.Verifies() {
+		return fserr.Newf(fserr.Corrupt, "open", c.spansPath(l.id), "no digests of spans: nothing would verify the layer")
+	}
 	if l.learned, err = openLearned(c.learnedPath(l.id), l.index); err != nil {
 		return err
 	}

@@ -120,6 +120,10 @@ func (x *Index) load(head, table []byte, at, size int64) error {
 // Info says what the index is about.
 func (x *Index) Info() Info { return x.info }
 
+// Verifies reports whether the index has digests of the spans, which what is read
+// through it is compared with.
+func (x *Index) Verifies() bool { return x.digests != nil }
+
 // Points is the number of checkpoints.
 func (x *Index) Points() int { return len(x.entries) }
 
