@@ -20,7 +20,7 @@ type Layer struct {
 type LayerStatus struct {
 	Digest string `json:"digest"`
 	Lazy   bool   `json:"lazy"`
-	Reason string `json:"reason,omitempty"` // why it is not lazy
+	Reason string `json:"reason,omitempty"` // why it is not lazy, or only by an index that is not its own
 	Format string `json:"format"`
 	Origin string `json:"origin,omitempty"` // of its index, if not the blob itself
 	Size   int64  `json:"size"`             // of the blob, bytes
