@@ -3,7 +3,6 @@ package image
 import (
 	"context"
 	"strings"
-	"sync"
 
 	"github.com/nineply/nineply/estargz"
 	"github.com/nineply/nineply/internal/fserr"
@@ -28,7 +27,7 @@ func (c *Catalog) Open(ctx context.Context, aname string) (Tree, func(), error) 
 	if err != nil {
 		return Tree{}, nil, err
 	}
-	profiled := sync.OnceValue(func() *asked { return c.applyProfile(ctx, rec) })
+	profiled := c.attached(ctx, rec)
 	layers, err := c.acquireEach(ctx, wants, func() { profiled() }, func(i int, l *Layer) { profiled().layer(i, l) })
 	if err != nil {
 		return Tree{}, nil, err

@@ -67,6 +67,7 @@ type Catalog struct {
 	opens  map[estargz.Digest]*call[*Layer]
 	soci   map[digest.Digest]*soci.Index
 	images map[string]*call[*imageRecord]
+	pulls  map[string]pull // by manifest digest
 }
 
 // New makes a catalog over what dir and the records hold from earlier runs.
@@ -86,6 +87,7 @@ func New(ctx context.Context, o Options) (*Catalog, error) {
 		opens: map[estargz.Digest]*call[*Layer]{}, images: map[string]*call[*imageRecord]{}, soci: map[digest.Digest]*soci.Index{},
 	}
 	c.profiles, c.maxProfiles = o.Profiles, maxProfiles
+	c.pulls = map[string]pull{}
 	c.building = make(chan struct{}, maxBuilding)
 	c.ctx, c.cancel = context.WithCancel(ctx)
 	return c, nil

@@ -45,7 +45,7 @@ func (c *Catalog) AddLayer(ctx context.Context, r LayerRequest) (LayerInfo, erro
 	for i := range wants {
 		wants[i].ref = withTag(wants[i].ref, r.Ref)
 	}
-	c.warm(wants)
+	c.warm(wants, c.pulled(rec))
 	l, err := c.acquire(ctx, wants[i])
 	if err != nil {
 		return LayerInfo{}, err
@@ -93,16 +93,17 @@ func (c *Catalog) checkChain(ctx context.Context, r LayerRequest) error {
 	return nil
 }
 
-// warm opens layers in the background. Whoever needs one of them waits for the
-// same work and sees its error.
-func (c *Catalog) warm(wants []want) {
-	for _, w := range wants {
+// warm opens layers in the background, and has fetched what a profile names of
+// them. Whoever needs one of them waits for the same work and sees its error.
+func (c *Catalog) warm(wants []want, profiled func() *asked) {
+	for i, w := range wants {
 		c.goBackground(func(ctx context.Context) {
 			l, err := c.acquire(ctx, w)
 			if err != nil {
 				c.log.Debug("layer not opened ahead", zap.Stringer("layer", w.digest), zap.Error(err))
 				return
 			}
+			profiled().layer(i, l)
 			c.release(l)
 		})
 	}

@@ -253,6 +253,25 @@ func TestProfileOfChain(t *testing.T) {
 	}
 }
 
+// TestProfileUsedAtPull has what the profile names fetched before the image is
+// attached, and once.
+func TestProfileUsedAtPull(t *testing.T) {
+	p := newProgram(t)
+	data := p.learn(t)
+	n := startProfiled(t, t.TempDir(), image.Profiles{Use: true})
+	if _, err := n.ImportProfile(t.Context(), data, ""); err != nil {
+		t.Fatal(err)
+	}
+	chain := addChain(t, n.node, p.ref(), p.added)
+	for n.local() < 14 {
+		runtime.Gosched()
+	}
+	p.run(t, n, "chain/"+chain)
+	if st := n.ProfileStats(); st.Applied != 1 || st.Requests != 4 || st.Missed+st.Late != 0 || st.Unread != 0 {
+		t.Errorf("%+v", st)
+	}
+}
+
 func TestProfileOffKeepsNothing(t *testing.T) {
 	p := newProgram(t)
 	n := startProfiled(t, t.TempDir(), image.Profiles{})

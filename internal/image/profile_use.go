@@ -2,8 +2,10 @@ package image
 
 import (
 	"context"
+	"maps"
 	"sort"
 	"sync"
+	"time"
 
 	"github.com/nineply/nineply/estargz"
 	"github.com/nineply/nineply/internal/fserr"
@@ -19,6 +21,7 @@ type asked struct {
 	cost    map[estargz.Digest]profile.Cost // by layer
 
 	mu    sync.Mutex
+	begun map[int]bool           // layers, by number
 	spans map[int][]profile.Span // chunks by number of the layer, ascending
 	bytes int64
 }
@@ -43,9 +46,57 @@ func (c *Catalog) applyProfile(ctx context.Context, rec *imageRecord) *asked {
 		}
 		return nil
 	}
-	a := &asked{c: c, profile: p, cost: map[estargz.Digest]profile.Cost{}, spans: map[int][]profile.Span{}}
+	a := &asked{c: c, profile: p, cost: map[estargz.Digest]profile.Cost{}, begun: map[int]bool{}, spans: map[int][]profile.Span{}}
 	a.share()
 	return a
+}
+
+// pull is the beginning of an image's use, when its layers are added before it is
+// attached.
+type pull struct {
+	at       time.Time
+	profiled func() *asked
+}
+
+const (
+	// pullLasts is how long after its layers were added an attach belongs to the
+	// pull. Later, what was fetched then may be gone again.
+	pullLasts = time.Minute
+	// maxPulls bounds the pulls that are remembered.
+	maxPulls = 16
+)
+
+// pulled has the profile of an image applied whose layers are being added: who
+// pulls an image lazily is about to use it. All layers share one application.
+func (c *Catalog) pulled(rec *imageRecord) func() *asked {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	p, ok := c.pulls[rec.Manifest]
+	if ok && time.Since(p.at) < pullLasts {
+		return p.profiled
+	}
+	maps.DeleteFunc(c.pulls, func(_ string, p pull) bool { return time.Since(p.at) >= pullLasts })
+	p = pull{at: time.Now(), profiled: sync.OnceValue(func() *asked { return c.applyProfile(c.ctx, rec) })}
+	if len(c.pulls) < maxPulls {
+		c.pulls[rec.Manifest] = p
+	}
+	return p.profiled
+}
+
+// attached has the profile of an image applied that is being attached, unless that
+// began when it was pulled.
+func (c *Catalog) attached(ctx context.Context, rec *imageRecord) func() *asked {
+	if rec != nil {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if p, ok := c.pulls[rec.Manifest]; ok {
+			delete(c.pulls, rec.Manifest)
+			if time.Since(p.at) < pullLasts {
+				return p.profiled
+			}
+		}
+	}
+	return sync.OnceValue(func() *asked { return c.applyProfile(ctx, rec) })
 }
 
 // maxProfileRequests is how many requests a profile should make at most.
@@ -68,10 +119,19 @@ func (a *asked) share() {
 	}
 }
 
-// layer queues what the profile names of one layer. It is called as soon as the
-// layer's index is there, whatever the other layers wait for.
+// begin reports whether a layer has its turn now.
+func (a *asked) begin(n int) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	first := !a.begun[n]
+	a.begun[n] = true
+	return first
+}
+
+// layer queues what the profile names of one layer, once. It is called as soon as
+// the layer's index is there, whatever the other layers wait for.
 func (a *asked) layer(n int, l *Layer) {
-	if a == nil || !l.bytes.Ranged() {
+	if a == nil || !l.bytes.Ranged() || !a.begin(n) {
 		return
 	}
 	views := []profile.View{l.view()}
