@@ -34,6 +34,9 @@ func variants() []variant {
 	return []variant{
 		{name: "overlayfs", snapshotter: "overlayfs", image: asItIs},
 		{name: "lazy", snapshotter: "nineply", image: converted("lazy", convert.Options{})},
+		profiled(),
+		landmark(),
+		orderedProfile(),
 	}
 }
 

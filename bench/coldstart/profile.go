@@ -1,0 +1,117 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/nineply/nineply/estargz"
+	"github.com/nineply/nineply/internal/control"
+	"github.com/nineply/nineply/internal/convert"
+	"github.com/nineply/nineply/internal/fserr"
+	"github.com/nineply/nineply/internal/profile"
+)
+
+// learnWithin is how long after a start the daemon may take to keep its profile.
+const learnWithin = 30 * time.Second
+
+// noProfiles is the configuration of a daemon that learns nothing and has learnt
+// nothing.
+const noProfiles = "[profiles]\nrecord = false\nuse = false\n"
+
+// profiled is the lazy image with the profile of a run that went before on another
+// node. The image is the same as without.
+func profiled() variant {
+	var learnt control.ProfileData
+	v := variant{name: "profile", snapshotter: "nineply"}
+	v.image = func(ctx context.Context, b *bench, plain string) (tag string, err error) {
+		if tag, err = converted("profiled", convert.Options{})(ctx, b, plain); err == nil {
+			learnt, err = learn(ctx, b, tag, control.ProfileFormat)
+		}
+		return tag, err
+	}
+	v.before = func(ctx context.Context, r *run) error { return importProfile(ctx, r, learnt) }
+	return v
+}
+
+// landmark is the image converted anew with the files first that a run read, and
+// no profile.
+func landmark() variant {
+	return variant{name: "landmark", snapshotter: "nineply", config: noProfiles, image: func(ctx context.Context, b *bench, plain string) (string, error) {
+		return ordered(ctx, b, plain, "landmark")
+	}}
+}
+
+// orderedProfile is that image with a profile of its own: what is read lies side
+// by side.
+func orderedProfile() variant {
+	var learnt control.ProfileData
+	v := variant{name: "ordered-profile", snapshotter: "nineply"}
+	v.image = func(ctx context.Context, b *bench, plain string) (tag string, err error) {
+		if tag, err = ordered(ctx, b, plain, "ordered"); err == nil {
+			learnt, err = learn(ctx, b, tag, control.ProfileFormat)
+		}
+		return tag, err
+	}
+	v.before = func(ctx context.Context, r *run) error { return importProfile(ctx, r, learnt) }
+	return v
+}
+
+// ordered converts the image with the files first that a run of it read.
+func ordered(ctx context.Context, b *bench, plain, tag string) (string, error) {
+	first, err := converted("unordered", convert.Options{})(ctx, b, plain)
+	if err != nil {
+		return "", err
+	}
+	learnt, err := learn(ctx, b, first, control.RecordsFormat)
+	if err != nil {
+		return "", err
+	}
+	records, err := profile.ReadRecords(bytes.NewReader(learnt.Data))
+	if err != nil {
+		return "", err
+	}
+	var paths []string
+	for _, r := range records {
+		paths = append(paths, r.Path)
+	}
+	return converted(tag, convert.Options{Writer: estargz.WriterOptions{Prioritized: paths}})(ctx, b, plain)
+}
+
+// learn runs the image once and gives its profile.
+func learn(ctx context.Context, b *bench, tag, format string) (data control.ProfileData, err error) {
+	say("running " + tag + " once, to learn what it reads")
+	first := variant{name: "learn", snapshotter: "nineply", tag: tag, after: func(ctx context.Context, r *run) error {
+		data, err = exportProfile(ctx, r, format)
+		return err
+	}}
+	_, err = b.run(ctx, &first, 0)
+	return data, err
+}
+
+// exportProfile waits until the daemon has kept the only profile there is.
+func exportProfile(ctx context.Context, r *run, format string) (control.ProfileData, error) {
+	ctx, cancel := context.WithTimeout(ctx, learnWithin)
+	defer cancel()
+	for {
+		list, err := r.client.Profiles(ctx)
+		if err != nil {
+			return control.ProfileData{}, err
+		}
+		if len(list) > 0 {
+			say(fmt.Sprintf("learnt: %d chunks, %d bytes, kept in %d bytes", list[0].Chunks, list[0].Bytes, list[0].Size))
+			return r.client.ExportProfile(ctx, list[0].Manifest, format)
+		}
+		select {
+		case <-ctx.Done():
+			return control.ProfileData{}, fserr.Newf(fserr.NotExist, "learn", r.ref, "no profile was kept")
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
+
+func importProfile(ctx context.Context, r *run, data control.ProfileData) error {
+	_, err := r.client.ImportProfile(ctx, data)
+	return err
+}
