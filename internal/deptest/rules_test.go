@@ -51,7 +51,7 @@ var allowed = map[string][]string{
 	"bench/convert/write":        {"estargz"},
 	"bench/record":               {},
 	"bench/throughput":           {"chunkstore", "estargz", "layerindex", "internal/fetch", "internal/source", "internal/source/registry", "internal/testbed"},
-	"bench/coldstart":            {"internal/coldstart", "internal/config", "internal/control", "internal/convert", "internal/daemon", "internal/demoimage", "internal/netshape", "internal/profile", "internal/source", "internal/testbed", "estargz"},
+	"bench/coldstart":            {"internal/coldstart", "internal/config", "internal/control", "internal/convert", "internal/daemon", "internal/demoimage", "internal/fserr", "internal/netshape", "internal/profile", "internal/source", "internal/testbed", "estargz"},
 	"e2e":                        anything,
 	"e2e/...":                    anything,
 	"internal/testreg":           {},
