@@ -24,6 +24,10 @@
 // demand far ahead of a running stream gets a request of its own. A run that
 // nobody waits for any more is cancelled.
 //
+// [Layer.PrefetchChunks] takes chunks that are known to be read, as a profile names
+// them. Their run is exact: one request, as it was planned, not merged with others
+// and not read ahead of, and waited for by readers far ahead of its stream.
+//
 // Sequential readers are recognised by the order in which they ask for chunks
 // and are read ahead in growing windows, because kernel 9P clients keep only one
 // read in flight.

@@ -15,6 +15,10 @@
 // whole, checked against the digest of its blob, cut into chunks on the way, and
 // indexed; from then on all kinds are served alike.
 //
+// What is read first of an attached image is recorded as its profile (package
+// profile), kept, and asked for in advance when the image's layers are added or
+// attached the next time.
+//
 // What the catalog knows is kept as small records in the chunk store's database
 // (reference → manifest, manifest → layers, chain → layers) and as index files,
 // so that whatever was served once is served again after a restart without any
