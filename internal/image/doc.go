@@ -25,5 +25,6 @@
 // network. All of it can be made anew from the registry.
 //
 // Layers and trees are reference counted: an index stays mapped while an attach
-// uses it. Lock order: Catalog.mu is never held during I/O.
+// uses it. Lock order: Catalog.mu is never held during I/O. Catalog.profileMu is held
+// while the record of a profile is changed, and Catalog.mu is not taken then.
 package image
