@@ -99,8 +99,13 @@ func (c *Catalog) attached(ctx context.Context, rec *imageRecord) func() *asked 
 	return sync.OnceValue(func() *asked { return c.applyProfile(ctx, rec) })
 }
 
-// maxProfileRequests is how many requests a profile should make at most.
-const maxProfileRequests = 12
+const (
+	// maxProfileRequests is how many requests a profile should make at most.
+	maxProfileRequests = 12
+	// maxProfileFetch bounds what it has fetched of one layer, bytes, in case that
+	// what was recorded was no start: a copy of the whole image, say.
+	maxProfileFetch = 256 << 20
+)
 
 // share divides the requests among the layers, by what is read of each: every
 // layer has at least one.
@@ -115,7 +120,7 @@ func (a *asked) share() {
 	}
 	spare := int64(max(0, maxProfileRequests-len(sizes)))
 	for d, size := range sizes {
-		a.cost[d] = profile.Cost{Requests: 1 + int(spare*size/max(1, all))}
+		a.cost[d] = profile.Cost{Requests: 1 + int(spare*size/max(1, all)), Bytes: maxProfileFetch}
 	}
 }
 
