@@ -46,6 +46,9 @@ func (c *checker) entry(e *Entry) error {
 	if err := c.name(e); err != nil {
 		return err
 	}
+	if e.Type != TypeSymlink && e.Type != TypeHardlink {
+		e.LinkName = "" // tar headers, and TOCs made of them, may have one all the same
+	}
 	switch e.Type {
 	case TypeReg:
 		return c.regular(e)

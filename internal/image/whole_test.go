@@ -10,8 +10,10 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/nineply/nineply/internal/testreg"
+	"github.com/nineply/nineply/internal/zran"
 	digest "github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
@@ -86,9 +88,34 @@ func TestLostCheckpoints(t *testing.T) {
 			if l := n.Layers()[0]; l.Format != format {
 				t.Errorf("want %s: %+v", format, l)
 			}
+			awaitCheckpoints(t, found[0])
 			stop()
 		}
 	}
+}
+
+// awaitCheckpoints waits until the run that reads a layer whole, which goes on
+// behind the last chunk that anybody asked for, has left its checkpoints.
+func awaitCheckpoints(t *testing.T, path string) {
+	t.Helper()
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+		f, err := os.Open(filepath.Clean(path))
+		if err != nil {
+			continue
+		}
+		st, err := f.Stat()
+		var x *zran.Index
+		if err == nil {
+			x, err = zran.Open(f, st.Size())
+		}
+		if err == nil {
+			err = x.Verify()
+		}
+		if cerr := f.Close(); err == nil && cerr == nil {
+			return
+		}
+	}
+	t.Fatal("no checkpoints came")
 }
 
 // damageWindow changes the last byte of a checkpoint file.
