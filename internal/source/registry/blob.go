@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"net/url"
 	"sync"
 	"time"
 
@@ -42,8 +41,6 @@ type blob struct {
 
 // knowledge is what a blob knows of a host.
 type knowledge struct {
-	// location is where the host last sent us for the bytes.
-	location *url.URL
 	// bad counts the reads whose bytes failed verification.
 	bad int
 }
@@ -313,14 +310,15 @@ func trailing(r io.Reader) bool {
 // get asks a host for a range, where it sent us last time if that still works.
 func (b *blob) get(ctx context.Context, e *endpoint, ranges string) (*answer, error) {
 	rq := b.request(e, http.MethodGet, ranges)
-	if known := b.location(e); known != nil {
+	known, at := &b.registry.locations, b.place(e)
+	if u := known.get(at, b.registry.now()); u != nil {
 		away := rq
-		away.url = known
+		away.url = u
 		resp, err := e.follow(ctx, away, true)
 		if err == nil && !refused(resp.StatusCode) {
 			return resp, nil
 		}
-		b.setLocation(e, nil)
+		known.drop(at, u)
 		if ctx.Err() != nil {
 			return nil, err
 		}
@@ -330,10 +328,13 @@ func (b *blob) get(ctx context.Context, e *endpoint, ranges string) (*answer, er
 	}
 	resp, err := e.exchange(ctx, rq)
 	if err == nil && resp.location != nil && resp.StatusCode < 300 {
-		b.setLocation(e, resp.location)
+		known.put(at, resp.location, b.registry.now())
 	}
 	return resp, err
 }
+
+// place is the blob at a host.
+func (b *blob) place(e *endpoint) place { return place{e, b.ref.Repository, b.digest.String()} }
 
 // refused reports the answer of a storage host that a new address may change:
 // anything but bytes, and what says that the host is busy or the range is wrong.
@@ -354,21 +355,6 @@ func (b *blob) know(e *endpoint) *knowledge {
 	return k
 }
 
-func (b *blob) location(e *endpoint) *url.URL {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if k := b.known[e]; k != nil {
-		return k.location
-	}
-	return nil
-}
-
-func (b *blob) setLocation(e *endpoint, u *url.URL) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.know(e).location = u
-}
-
 func (b *blob) badness(e *endpoint) int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -381,7 +367,6 @@ func (b *blob) badness(e *endpoint) int {
 func (b *blob) distrust(e *endpoint) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	k := b.know(e)
-	k.bad++
-	k.location = nil
+	b.know(e).bad++
+	b.registry.locations.drop(b.place(e), nil)
 }

@@ -1,7 +1,6 @@
 package registry
 
 import (
-	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -25,8 +24,8 @@ import (
 )
 
 const (
-	// maxAuthClients bounds the repositories of a host whose tokens are kept.
-	maxAuthClients = 128
+	// maxSessions bounds the repositories of a host whose tokens are kept.
+	maxSessions = 128
 	// penalty is how long a host that failed is asked after the others.
 	penalty = 10 * time.Second
 	// rangeMemory is how long a host is remembered to ignore Range.
@@ -52,15 +51,15 @@ type endpoint struct {
 	downUntil     atomic.Int64 // unix nanoseconds
 	noRangesUntil atomic.Int64
 
-	mu        sync.Mutex
-	auth      map[string]*auth.Client // by repository and right
-	authOrder []string                // oldest first
+	mu           sync.Mutex
+	sessions     map[string]*session // by repository and right
+	sessionOrder []string            // oldest first
 }
 
 func (r *Registry) newEndpoint(registry string, h hosts.Host) (*endpoint, error) {
 	e := &endpoint{
 		Host: h, registry: r, namespace: registry, base: h.URL(),
-		auth: map[string]*auth.Client{},
+		sessions: map[string]*session{},
 	}
 	own, sibling, away := r.shared, r.shared, r.shared
 	if len(h.CA) > 0 || len(h.Client) > 0 || h.SkipVerify || h.DialTimeout > 0 {
@@ -211,40 +210,6 @@ func (e *endpoint) client(target *url.URL) *http.Client {
 		return e.sibling
 	}
 	return e.away
-}
-
-// authClient gives the client that holds the tokens for a repository and a
-// right. Tokens are not shared between repositories: the credentials behind
-// them may differ.
-func (e *endpoint) authClient(repository, actions string) *auth.Client {
-	key := repository + "|" + actions
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if c := e.auth[key]; c != nil {
-		return c
-	}
-	if len(e.authOrder) >= maxAuthClients {
-		delete(e.auth, e.authOrder[0])
-		e.authOrder = slices.Delete(e.authOrder, 0, 1)
-	}
-	c := &auth.Client{
-		Client: e.own,
-		Header: http.Header{"User-Agent": {e.registry.opts.UserAgent}},
-		// Finds the token even where a proxy's challenges name another scope.
-		Cache: auth.NewSingleContextCache(),
-		Credential: func(ctx context.Context, host string) (auth.Credential, error) {
-			if host != e.Addr {
-				return auth.EmptyCredential, nil
-			}
-			cred, err := e.registry.opts.Credentials(ctx, host, repository)
-			return auth.Credential(cred), err
-		},
-		ClientID:             "nineply",
-		BlockedRealmPrefixes: realmPrefixes(e.Addr),
-	}
-	e.auth[key] = c
-	e.authOrder = append(e.authOrder, key)
-	return c
 }
 
 // realmPrefixes are addresses that a host may not send us to for a token. A

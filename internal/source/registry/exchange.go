@@ -97,8 +97,9 @@ func (e *endpoint) follow(ctx context.Context, rq request, left bool) (*answer, 
 
 // send makes one round trip.
 func (e *endpoint) send(ctx context.Context, w *watch, rq request, target *url.URL, left bool) (*http.Response, error) {
+	var scopes []string
 	if !left {
-		scopes := []string{auth.ScopeRepository(rq.repository, strings.Split(rq.actions, ",")...)}
+		scopes = append(scopes, auth.ScopeRepository(rq.repository, strings.Split(rq.actions, ",")...))
 		if rq.from != "" {
 			scopes = append(scopes, auth.ScopeRepository(rq.from, actionsPull))
 		}
@@ -130,8 +131,7 @@ func (e *endpoint) send(ctx context.Context, w *watch, rq request, target *url.U
 	for k, v := range e.Header {
 		req.Header[k] = v
 	}
-	client := e.authClient(rq.repository, rq.actions+"|"+rq.from)
-	return client.Do(req)
+	return e.session(ctx, rq.repository, rq.actions+"|"+rq.from, scopes).Do(req)
 }
 
 // redirection is where an answer sends the request on to; nil if nowhere.

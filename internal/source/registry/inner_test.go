@@ -88,17 +88,17 @@ func TestBounds(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	first := eps[0].authClient("repo-0", actionsPull)
-	for i := range maxAuthClients + 20 {
-		eps[0].authClient(fmt.Sprintf("repo-%d", i), actionsPull)
+	first := eps[0].session(t.Context(), "repo-0", actionsPull, nil)
+	for i := range maxSessions + 20 {
+		eps[0].session(t.Context(), fmt.Sprintf("repo-%d", i), actionsPull, nil)
 	}
-	if n := len(eps[0].auth); n != maxAuthClients || len(eps[0].authOrder) != n {
-		t.Errorf("%d auth clients are kept, %d in order", n, len(eps[0].authOrder))
+	if n := len(eps[0].sessions); n != maxSessions || len(eps[0].sessionOrder) != n {
+		t.Errorf("%d sessions are kept, %d in order", n, len(eps[0].sessionOrder))
 	}
-	if eps[0].authClient("repo-0", actionsPull) == first {
-		t.Error("the oldest auth client was not given up")
+	if eps[0].session(t.Context(), "repo-0", actionsPull, nil) == first {
+		t.Error("the oldest session was not given up")
 	}
-	b := &blob{known: map[*endpoint]*knowledge{}}
+	b := &blob{registry: r, known: map[*endpoint]*knowledge{}}
 	for range 2 * maxKnown {
 		b.distrust(&endpoint{})
 	}

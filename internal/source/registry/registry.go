@@ -108,6 +108,12 @@ type Registry struct {
 	opts   Options
 	shared *http.Transport // for hosts without TLS settings of their own
 	stats  source.Counter
+	now    func() time.Time
+
+	locations locations // its lock is a leaf
+
+	closing chan struct{} // ends what runs in the background
+	wg      sync.WaitGroup
 
 	mu      sync.Mutex
 	closed  bool
@@ -128,19 +134,50 @@ func New(opts Options) *Registry {
 	opts = opts.withDefaults()
 	return &Registry{
 		opts:    opts,
+		now:     time.Now,
+		closing: make(chan struct{}),
 		shared:  newTransport(nil, opts.DialTimeout),
 		origins: map[string]*origin{},
 	}
+}
+
+// goBackground runs fn beside a request, for whatever comes after it. Close ends
+// its context and waits. It reports false when the registry is closed.
+func (r *Registry) goBackground(ctx context.Context, fn func(ctx context.Context)) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed {
+		return false
+	}
+	r.wg.Go(func() {
+		ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+		defer cancel()
+		done := make(chan struct{})
+		r.wg.Go(func() {
+			select {
+			case <-r.closing:
+				cancel()
+			case <-done:
+			}
+		})
+		defer close(done)
+		fn(ctx)
+	})
+	return true
 }
 
 // Close ends idle connections. Reads under way go on; later ones fail with
 // kind Closed.
 func (r *Registry) Close() error {
 	r.mu.Lock()
+	if !r.closed {
+		close(r.closing)
+	}
 	r.closed = true
 	origins := r.origins
 	r.origins = map[string]*origin{}
 	r.mu.Unlock()
+	r.wg.Wait()
 	for _, o := range origins {
 		o.release()
 	}
@@ -224,6 +261,9 @@ func (r *Registry) install(registry string, made *origin) *origin {
 	r.mu.Unlock()
 	for _, o := range retired {
 		o.release()
+		for _, e := range o.endpoints {
+			r.locations.forget(e)
+		}
 	}
 	return made
 }
