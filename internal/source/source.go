@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"time"
 
 	digest "github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -144,6 +145,24 @@ func ReadVerified(ctx context.Context, b Blob, off int64, p []byte, verify func(
 		return fserr.New(fserr.Corrupt, "verify", fmt.Sprintf("range [%d,%d)", off, off+int64(len(p))), err)
 	}
 	return nil
+}
+
+// Cost is what was learned about requests to the host of a blob.
+type Cost struct {
+	// RoundTrip is how long an answer takes to begin, at the shortest.
+	RoundTrip time.Duration
+	// BytesPerSecond is how fast bytes come, over all requests.
+	BytesPerSecond float64
+}
+
+// WorthRequest is how many bytes take as long as one more round trip.
+func (c Cost) WorthRequest() int64 { return int64(c.RoundTrip.Seconds() * c.BytesPerSecond) }
+
+// Coster is a Blob whose host is being learned about.
+type Coster interface {
+	Blob
+	// Cost is false while too little is known.
+	Cost() (Cost, bool)
 }
 
 // CheckRange reports a range outside a blob of size bytes as Invalid. It does

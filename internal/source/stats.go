@@ -23,6 +23,8 @@ type HostStats struct {
 	Failures int64
 	// Retries are requests made again because of a failure.
 	Retries int64
+	// Hedges are second requests made because the first took long.
+	Hedges int64
 }
 
 // Counter counts traffic by host. The zero value is ready; it is safe for
@@ -34,7 +36,7 @@ type Counter struct {
 
 // HostCounter counts the traffic with one host.
 type HostCounter struct {
-	Requests, Bytes, BytesSent, Failures, Retries atomic.Int64
+	Requests, Bytes, BytesSent, Failures, Retries, Hedges atomic.Int64
 }
 
 // Host gives the counter of a host.
@@ -76,6 +78,7 @@ func (c *Counter) Snapshot() map[string]HostStats {
 			BytesSent: h.BytesSent.Load(),
 			Failures:  h.Failures.Load(),
 			Retries:   h.Retries.Load(),
+			Hedges:    h.Hedges.Load(),
 		}
 	}
 	return out

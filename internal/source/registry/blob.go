@@ -45,7 +45,10 @@ type knowledge struct {
 	bad int
 }
 
-var _ source.VerifiedReader = (*blob)(nil)
+var (
+	_ source.VerifiedReader = (*blob)(nil)
+	_ source.Coster         = (*blob)(nil)
+)
 
 // Blob implements [source.Repository].
 func (r *Registry) Blob(ctx context.Context, ref string, desc ocispec.Descriptor) (source.Blob, error) {
@@ -65,7 +68,7 @@ func (r *Registry) blob(ctx context.Context, ref source.Reference, desc ocispec.
 		return nil, fserr.Newf(fserr.Invalid, "open", b.object(), "negative size")
 	}
 	if desc.Size == 0 && desc.Digest != desc.Digest.Algorithm().FromBytes(nil) {
-		size, err := b.ask(ctx)
+		size, err := b.findSize(ctx)
 		if err != nil {
 			return nil, err
 		}
@@ -80,6 +83,15 @@ func (b *blob) object() string { return b.ref.String() + " blob " + b.digest.Str
 // Size implements [source.Blob].
 func (b *blob) Size() int64 { return b.size }
 
+// Cost implements [source.Coster]: that of the host asked first.
+func (b *blob) Cost() (source.Cost, bool) {
+	eps, err := b.endpoints()
+	if err != nil || len(eps) == 0 {
+		return source.Cost{}, false
+	}
+	return b.link(eps[0]).cost()
+}
+
 func (b *blob) endpoints() ([]*endpoint, error) {
 	all, err := b.registry.endpoints(b.ref.Host)
 	if err != nil {
@@ -88,8 +100,8 @@ func (b *blob) endpoints() ([]*endpoint, error) {
 	return capable(all, hosts.Pull), nil
 }
 
-// ask finds the size of a blob whose descriptor does not tell.
-func (b *blob) ask(ctx context.Context) (int64, error) {
+// findSize is for a blob whose descriptor does not tell.
+func (b *blob) findSize(ctx context.Context) (int64, error) {
 	eps, err := b.endpoints()
 	if err != nil {
 		return 0, err
@@ -99,14 +111,14 @@ func (b *blob) ask(ctx context.Context) (int64, error) {
 		op: "find size of", object: b.object(), endpoints: eps,
 		try: func(ctx context.Context, e *endpoint) error {
 			var err error
-			size, err = b.askHost(ctx, e)
+			size, err = b.sizeAt(ctx, e)
 			return err
 		},
 	})
 	return size, err
 }
 
-func (b *blob) askHost(ctx context.Context, e *endpoint) (int64, error) {
+func (b *blob) sizeAt(ctx context.Context, e *endpoint) (int64, error) {
 	resp, err := e.exchange(ctx, b.request(e, http.MethodHead, ""))
 	if err != nil {
 		return 0, err
@@ -257,7 +269,7 @@ func (f *filling) once(ctx context.Context, e *endpoint) (int, error) {
 	if tooFar && e.noRanges(time.Now()) {
 		return 0, errNoRanges(limit)
 	}
-	resp, err := f.blob.get(ctx, e, fmt.Sprintf("bytes=%d-%d", off, off+int64(len(p))-1))
+	resp, err := f.blob.ask(ctx, e, fmt.Sprintf("bytes=%d-%d", off, off+int64(len(p))-1))
 	if err != nil {
 		return 0, err
 	}

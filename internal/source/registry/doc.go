@@ -21,8 +21,18 @@
 //
 // # Redirects
 //
-// Registries send blob requests on to storage. The address is kept per blob and
-// host and used until the storage refuses it, then asked for again.
+// Registries send blob requests on to storage. The address is kept per host,
+// repository and blob, for all who read it, and used until it expires by what it
+// says of itself, or the storage refuses it; then it is asked for again.
+//
+// # What is learned of hosts
+//
+// Of each host, storage included, the registry learns how long an answer takes on
+// a connection that is there, and how fast bytes come ([source.Coster]). A request
+// that is not answered for longer than nineteen of twenty were gets a second one
+// beside it, and whichever is answered first counts; those are at most one for
+// twenty answers. A host that says that it is asked too much gets half as many
+// requests at a time, and one more for each round of them that it answered.
 //
 // # Credentials
 //
@@ -30,15 +40,16 @@
 // to the host they are for: not to a mirror (which has its own), not to where a
 // redirect leads, not to an upload location elsewhere. Tokens are kept per host,
 // repository and right. Client certificates and configured header fields follow
-// the same rule. Errors never contain the query of an address, where signatures
+// the same rule. When three quarters of a token's life are over, the next one is
+// fetched beside the requests that go on with it. Errors never contain the query of an address, where signatures
 // are.
 //
 // # What it is not
 //
 // Not a cache and not a scheduler: the number of requests at a time is the
-// caller's choice. Ranges are not verified here, only compared in length and
+// caller's choice, but for hosts that refuse them. Ranges are not verified here, only compared in length and
 // place; see source.ReadVerified.
 //
-// Locks: Registry.mu, endpoint.mu and blob.mu are leaves; none is held during
-// I/O, and none is taken while another is held.
+// Locks: all are leaves, those of Registry, endpoint, session, blob, locations,
+// links and link; none is held during I/O, and none is taken while another is held.
 package registry

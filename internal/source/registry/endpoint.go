@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"net/netip"
 	"net/url"
 	"os"
@@ -19,7 +20,6 @@ import (
 	"oras.land/oras-go/v2/registry/remote/auth"
 
 	"github.com/nineply/nineply/internal/fserr"
-	"github.com/nineply/nineply/internal/source"
 	"github.com/nineply/nineply/internal/source/hosts"
 )
 
@@ -83,9 +83,9 @@ func (r *Registry) newEndpoint(registry string, h hosts.Host) (*endpoint, error)
 		away = newTransport(&tls.Config{RootCAs: roots}, dial)
 		e.transports = []*http.Transport{own, sibling, away}
 	}
-	e.own = &http.Client{Transport: counting{own, &r.stats}, CheckRedirect: checkRedirect}
-	e.sibling = &http.Client{Transport: counting{sibling, &r.stats}, CheckRedirect: neverRedirect}
-	e.away = &http.Client{Transport: counting{away, &r.stats}, CheckRedirect: neverRedirect}
+	e.own = &http.Client{Transport: counting{own, r}, CheckRedirect: checkRedirect}
+	e.sibling = &http.Client{Transport: counting{sibling, r}, CheckRedirect: neverRedirect}
+	e.away = &http.Client{Transport: counting{away, r}, CheckRedirect: neverRedirect}
 	return e, nil
 }
 
@@ -95,16 +95,32 @@ func (e *endpoint) closeIdle() {
 	}
 }
 
-// counting counts every request, those of the auth client included.
+// counting counts every request, those of the auth client included, and learns how
+// long answers take.
 type counting struct {
 	*http.Transport
-	stats *source.Counter
+	registry *Registry
 }
 
 // RoundTrip implements http.RoundTripper.
 func (c counting) RoundTrip(req *http.Request) (*http.Response, error) {
-	c.stats.Host(req.URL.Host).Requests.Add(1)
-	return c.Transport.RoundTrip(req)
+	c.registry.stats.Host(req.URL.Host).Requests.Add(1)
+	if req.Method != http.MethodGet {
+		return c.Transport.RoundTrip(req)
+	}
+	l := c.registry.links.of(req.URL.Host)
+	reused := false
+	trace := &httptrace.ClientTrace{GotConn: func(info httptrace.GotConnInfo) { reused = info.Reused }}
+	began := time.Now()
+	resp, err := c.Transport.RoundTrip(req.WithContext(httptrace.WithClientTrace(req.Context(), trace)))
+	if err == nil {
+		now := time.Now()
+		l.judged(now, resp.StatusCode)
+		if reused && resp.StatusCode < http.StatusMultipleChoices {
+			l.answered(now, now.Sub(began))
+		}
+	}
+	return resp, err
 }
 
 func newTransport(tlsConfig *tls.Config, dialTimeout time.Duration) *http.Transport {

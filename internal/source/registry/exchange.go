@@ -64,8 +64,13 @@ func (e *endpoint) follow(ctx context.Context, rq request, left bool) (*answer, 
 	ctx, w := newWatch(ctx, max(rq.patience, e.registry.opts.StallTimeout))
 	target := rq.url
 	for hop := 0; ; hop++ {
-		w.touch()
+		l := e.registry.links.of(target.Host)
+		if err := w.enter(ctx, l); err != nil {
+			w.stop()
+			return nil, &failure{kind: fserr.KindOf(err), err: err}
+		}
 		resp, err := e.send(ctx, w, rq, target, left)
+		l.leave()
 		if err != nil {
 			f := transportFailure(ctx, err)
 			w.stop()
@@ -82,7 +87,7 @@ func (e *endpoint) follow(ctx context.Context, rq request, left bool) (*answer, 
 		}
 		if next == nil {
 			w.pause()
-			resp.Body = &watchedBody{rc: resp.Body, watch: w, counter: e.registry.stats.Host(target.Host)}
+			resp.Body = newWatchedBody(resp.Body, w, l, e.registry.stats.Host(target.Host))
 			a := &answer{Response: resp}
 			if left {
 				a.location = target

@@ -110,7 +110,8 @@ type Registry struct {
 	stats  source.Counter
 	now    func() time.Time
 
-	locations locations // its lock is a leaf
+	locations locations
+	links     links
 
 	closing chan struct{} // ends what runs in the background
 	wg      sync.WaitGroup

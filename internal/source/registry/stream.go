@@ -122,7 +122,7 @@ func (s *stream) openAt(ctx context.Context, e *endpoint) error {
 	if s.tooFar() && e.noRanges(time.Now()) {
 		return errNoRanges(e.registry.opts.ReadThrough)
 	}
-	resp, err := s.blob.get(ctx, e, s.header())
+	resp, err := s.blob.ask(ctx, e, s.header())
 	if err != nil {
 		return err
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"sync"
 	"time"
 
 	"github.com/nineply/nineply/internal/source"
@@ -29,6 +30,17 @@ func newWatch(ctx context.Context, limit time.Duration) (context.Context, *watch
 // touch starts the time anew.
 func (w *watch) touch() { w.timer.Reset(w.limit) }
 
+// enter waits for the host's room for one more request, which is not the host's
+// stalling, and starts the time.
+func (w *watch) enter(ctx context.Context, l *link) error {
+	w.pause()
+	if err := l.enter(ctx); err != nil {
+		return err
+	}
+	w.touch()
+	return nil
+}
+
 // pause stops the time until the next touch.
 func (w *watch) pause() { w.timer.Stop() }
 
@@ -42,7 +54,15 @@ func (w *watch) stop() {
 type watchedBody struct {
 	rc      io.ReadCloser
 	watch   *watch
+	link    *link
 	counter *source.HostCounter
+	once    sync.Once // for closing
+	err     error     // of closing
+}
+
+func newWatchedBody(rc io.ReadCloser, w *watch, l *link, counter *source.HostCounter) *watchedBody {
+	l.began(time.Now())
+	return &watchedBody{rc: rc, watch: w, link: l, counter: counter}
 }
 
 // Read implements io.Reader.
@@ -51,6 +71,7 @@ func (b *watchedBody) Read(p []byte) (int, error) {
 	n, err := b.rc.Read(p)
 	b.watch.pause()
 	b.counter.Bytes.Add(int64(n))
+	b.link.came(time.Now(), n)
 	if err != nil && !errors.Is(err, io.EOF) {
 		err = transportFailure(b.watch.ctx, bodyError{err})
 	}
@@ -59,8 +80,12 @@ func (b *watchedBody) Read(p []byte) (int, error) {
 
 // Close implements io.Closer.
 func (b *watchedBody) Close() error {
-	b.watch.stop()
-	return b.rc.Close()
+	b.once.Do(func() {
+		b.watch.stop()
+		b.err = b.rc.Close()
+		b.link.ended()
+	})
+	return b.err
 }
 
 // bodyError marks an error of reading a body as one of the network, whatever
