@@ -56,6 +56,8 @@ type Catalog struct {
 	tocBytes, wholeBytes atomic.Int64
 	building             chan struct{} // one token for each layer being indexed
 
+	early earlyTOCs // its lock is a leaf
+
 	ctx    context.Context // of background work
 	cancel context.CancelFunc
 	wg     sync.WaitGroup

@@ -20,8 +20,8 @@ const (
 
 // indexTOC makes a layer's index from its TOC, and gives the layer's format.
 func (c *Catalog) indexTOC(ctx context.Context, ref string, blob source.Blob, d estargz.Digest, claim estargz.Claim) (string, error) {
-	t := tocRequest{src: c.source, ref: ref, blob: blob, digest: d, claim: claim, fetched: func(n int64) { c.tocBytes.Add(n) }}
-	packed, footer, err := t.fetch(ctx)
+	id := layerID{blob: d, vouch: claimVouch(claim)}
+	packed, footer, err := c.fetchTOC(ctx, ref, blob, id, claim)
 	if err != nil {
 		return "", err
 	}
@@ -39,7 +39,7 @@ func (c *Catalog) indexTOC(ctx context.Context, ref string, blob source.Blob, d 
 		return "", err
 	}
 	b.SetTOCDigest(got)
-	if err := b.WriteFile(c.layerPath(layerID{blob: d, vouch: claimVouch(claim)})); err != nil {
+	if err := b.WriteFile(c.layerPath(id)); err != nil {
 		return "", unfitTOC(err)
 	}
 	return format, nil

@@ -93,6 +93,11 @@ func (w want) knowsMore(rec *layerRecord) bool {
 	return now == "" && then != ""
 }
 
+// serves reports whether the index of a record may be used for a layer.
+func (c *Catalog) serves(w want, rec *layerRecord) bool {
+	return rec.Refused == "" && c.trust.allows(rec) && !w.knowsMore(rec)
+}
+
 // open opens a layer by the index it has, or makes one.
 func (c *Catalog) open(ctx context.Context, w want) (*Layer, error) {
 	ids := w.ids()
@@ -108,7 +113,7 @@ func (c *Catalog) open(ctx context.Context, w want) (*Layer, error) {
 			continue
 		}
 		last = rec
-		if rec.Refused != "" || !c.trust.allows(rec) || w.knowsMore(rec) {
+		if !c.serves(w, rec) {
 			continue
 		}
 		l, oerr := c.reopen(ctx, id, *rec)

@@ -81,7 +81,7 @@ func (c *Catalog) lastKnown(ctx context.Context, ref string) (*imageRecord, erro
 
 // ask resolves ref at its source and records the answer.
 func (c *Catalog) ask(ctx context.Context, ref string) (*imageRecord, error) {
-	img, err := c.source.Resolve(ctx, ref, c.platform)
+	img, err := c.resolveEarly(ctx, ref)
 	if err != nil {
 		return nil, err
 	}
@@ -103,6 +103,15 @@ func (c *Catalog) ask(ctx context.Context, ref string) (*imageRecord, error) {
 		return nil, err
 	}
 	return rec, nil
+}
+
+// resolveEarly asks for the layers' tables of contents as soon as the manifest is
+// there.
+func (c *Catalog) resolveEarly(ctx context.Context, ref string) (*source.Image, error) {
+	if r, ok := c.source.(source.EarlyResolver); ok {
+		return r.ResolveEarly(ctx, ref, c.platform, c.readEarly)
+	}
+	return c.source.Resolve(ctx, ref, c.platform)
 }
 
 // imageOf finds the image a layer belongs to: by its manifest digest, by what

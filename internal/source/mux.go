@@ -38,7 +38,10 @@ type Mux struct {
 	Containerd Backend
 }
 
-var _ Backend = Mux{}
+var (
+	_ Backend       = Mux{}
+	_ EarlyResolver = Mux{}
+)
 
 func (m Mux) pick(ref string) (Backend, error) {
 	b := m.Registry
@@ -59,6 +62,18 @@ func (m Mux) Resolve(ctx context.Context, ref string, platform ocispec.Platform)
 	b, err := m.pick(ref)
 	if err != nil {
 		return nil, err
+	}
+	return b.Resolve(ctx, ref, platform)
+}
+
+// ResolveEarly implements [EarlyResolver], also for sources that are none.
+func (m Mux) ResolveEarly(ctx context.Context, ref string, platform ocispec.Platform, early func(*Image)) (*Image, error) {
+	b, err := m.pick(ref)
+	if err != nil {
+		return nil, err
+	}
+	if e, ok := b.(EarlyResolver); ok {
+		return e.ResolveEarly(ctx, ref, platform, early)
 	}
 	return b.Resolve(ctx, ref, platform)
 }

@@ -46,8 +46,13 @@ type Objects interface {
 // ResolveImage walks from the reference to the config of one platform. object
 // names the reference in errors and becomes [Image.Ref].
 func ResolveImage(ctx context.Context, object string, o Objects, platform ocispec.Platform) (*Image, error) {
+	return ResolveImageEarly(ctx, object, o, platform, nil)
+}
+
+// ResolveImageEarly is [ResolveImage] for an [EarlyResolver].
+func ResolveImageEarly(ctx context.Context, object string, o Objects, platform ocispec.Platform, early func(*Image)) (*Image, error) {
 	platform = complete(platform)
-	r := &resolution{object: object, objects: o, want: platform, match: platforms.Only(platform)}
+	r := &resolution{object: object, objects: o, want: platform, match: platforms.Only(platform), early: early}
 	top, data, err := o.Top(ctx)
 	if err != nil {
 		return nil, err
@@ -81,7 +86,8 @@ type resolution struct {
 	objects Objects
 	want    ocispec.Platform
 	match   platforms.MatchComparer
-	fetched int // manifests read below the top
+	early   func(*Image) // nil: nobody wants to know
+	fetched int          // manifests read below the top
 }
 
 func (r *resolution) fail(kind fserr.Kind, d digest.Digest, format string, args ...any) error {
@@ -165,6 +171,11 @@ func (r *resolution) image(ctx context.Context, desc ocispec.Descriptor, data []
 	}
 	if err := checkManifest(&img.Manifest); err != nil {
 		return nil, r.fail(fserr.KindOf(err), desc.Digest, "%w", err)
+	}
+	if r.early != nil && !byConfig {
+		known := *img
+		known.Ref = r.object
+		r.early(&known)
 	}
 	config, err := r.objects.Config(ctx, img.Manifest.Config)
 	if err != nil {

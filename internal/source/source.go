@@ -66,6 +66,17 @@ type Repository interface {
 	Blob(ctx context.Context, ref string, desc ocispec.Descriptor) (Blob, error)
 }
 
+// EarlyResolver is a Repository that tells of an image before it has all of it, so
+// that its layers can be asked for beside its config.
+type EarlyResolver interface {
+	Repository
+	// ResolveEarly is Resolve. early is called at most once, before ResolveEarly
+	// returns, with the image as far as its manifest goes, which is verified and
+	// does not change any more: Config and ConfigBytes are empty, and Top is. It must
+	// not block. It is not called where only the config tells the platform.
+	ResolveEarly(ctx context.Context, ref string, platform ocispec.Platform, early func(*Image)) (*Image, error)
+}
+
 // Fetcher reads a whole small object of a repository, such as a manifest that
 // refers to an image.
 type Fetcher interface {

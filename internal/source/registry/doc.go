@@ -41,14 +41,14 @@
 // redirect leads, not to an upload location elsewhere. Tokens are kept per host,
 // repository and right. Client certificates and configured header fields follow
 // the same rule. When three quarters of a token's life are over, the next one is
-// fetched beside the requests that go on with it. Errors never contain the query of an address, where signatures
-// are.
+// fetched beside the requests that go on with it. Errors never contain the query
+// of an address, where signatures are.
 //
 // # What it is not
 //
 // Not a cache and not a scheduler: the number of requests at a time is the
-// caller's choice, but for hosts that refuse them. Ranges are not verified here, only compared in length and
-// place; see source.ReadVerified.
+// caller's choice, but for hosts that refuse them. Ranges are not verified here,
+// only compared in length and place; see source.ReadVerified.
 //
 // Locks: all are leaves, those of Registry, endpoint, session, blob, locations,
 // links and link; none is held during I/O, and none is taken while another is held.

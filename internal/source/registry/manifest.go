@@ -17,11 +17,16 @@ import (
 
 // Resolve implements [source.Repository].
 func (r *Registry) Resolve(ctx context.Context, ref string, platform ocispec.Platform) (*source.Image, error) {
+	return r.ResolveEarly(ctx, ref, platform, nil)
+}
+
+// ResolveEarly implements [source.EarlyResolver].
+func (r *Registry) ResolveEarly(ctx context.Context, ref string, platform ocispec.Platform, early func(*source.Image)) (*source.Image, error) {
 	parsed, err := source.ParseReference(ref)
 	if err != nil {
 		return nil, err
 	}
-	return source.ResolveImage(ctx, parsed.String(), objects{r, parsed}, platform)
+	return source.ResolveImageEarly(ctx, parsed.String(), objects{r, parsed}, platform, early)
 }
 
 // FetchManifest implements [source.Fetcher].
