@@ -29,6 +29,7 @@ func (r *run) execute(ctx context.Context, s *Scheduler) {
 	default:
 		err = r.executeRange(ctx, s)
 	}
+	r.layer.learn()
 	if err == nil {
 		err = fserr.Newf(fserr.Internal, "fetch", r.layer.name, "the chunk was not in the bytes that arrived")
 	}

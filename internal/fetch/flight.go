@@ -58,7 +58,7 @@ func (s *Scheduler) departLocked(l *Layer, i uint32, c estargz.Chunk) *flight {
 		r.waiters++
 		return f
 	}
-	r, _ := s.planLocked(l, i, uint32(l.chunks.NumChunks()), Demand, s.opts.MinRun)
+	r, _ := s.planLocked(l, i, uint32(l.chunks.NumChunks()), Demand, l.minRun())
 	f := s.flights[c.Digest]
 	if r == nil {
 		return nil

@@ -30,6 +30,7 @@ type Layer struct {
 
 	locs    []atomic.Uint64 // chunk number to chunkstore.Loc; 0: not known to be local
 	fetched atomic.Int64    // bytes of the blob
+	worth   atomic.Int64    // bytes that take as long as one more request; 0: not known
 	streams readAhead
 
 	passing *run // reads the whole layer now; guarded by Scheduler.mu
@@ -38,7 +39,9 @@ type Layer struct {
 // NewLayer binds a layer's chunk list to its source. name says in errors which
 // image and blob this is.
 func (s *Scheduler) NewLayer(name string, blob source.Blob, chunks ChunkMap) *Layer {
-	return &Layer{s: s, name: name, blob: blob, chunks: chunks, locs: make([]atomic.Uint64, chunks.NumChunks())}
+	l := &Layer{s: s, name: name, blob: blob, chunks: chunks, locs: make([]atomic.Uint64, chunks.NumChunks())}
+	l.learn()
+	return l
 }
 
 // NewStreamLayer is NewLayer for a layer that can only be read from its start.
@@ -135,7 +138,7 @@ func (l *Layer) Read(ctx context.Context, i uint32, p []byte, off int64) (int, e
 		if !ok {
 			return 0, fserr.Newf(fserr.Internal, "read", l.name, "no chunk %d", i)
 		}
-		l.probe(i, l.s.opts.MinRun)
+		l.probe(i, l.minRun())
 		l.s.mu.Lock()
 		f, err := l.s.joinLocked(l, i, c, try > 1)
 		exact := f != nil && f.run.exact

@@ -89,7 +89,7 @@ func (s *Scheduler) planLocked(l *Layer, i, end uint32, prio Priority, limit int
 			break
 		}
 		lo, hi := l.extent(&c)
-		if i >= end && !r.brings(hi) || i > wanted && r.exceeds(lo, hi, limit, s.opts.Gap) {
+		if i >= end && !r.brings(hi) || i > wanted && r.exceeds(lo, hi, limit, l.gap()) {
 			break
 		}
 		if c.Hole || s.flights[c.Digest] != nil || l.present(i) {

@@ -48,8 +48,8 @@ type Options struct {
 	Concurrency int   // requests in flight; 16
 	ReadAhead   int64 // largest read-ahead window, bytes of the blob; 8 MiB
 	MaxRun      int64 // largest prefetch or background request, bytes; 4 MiB
-	MinRun      int64 // a demand is extended over missing neighbours to this many bytes; 128 KiB
-	Gap         int64 // bytes worth fetching to save a request; 64 KiB
+	MinRun      int64 // a demand is extended over missing neighbours to this many bytes at least; 128 KiB
+	Gap         int64 // bytes worth fetching to save a request, at least; 64 KiB
 	JoinAhead   int64 // a demand this far ahead of a running stream waits for it, bytes; 1 MiB
 	Logger      *zap.Logger
 }
@@ -191,7 +191,7 @@ func (s *Scheduler) mergeLocked(r *run) {
 		merged = false
 		for p := range s.queue {
 			for i, o := range s.queue[p] {
-				if o.layer != r.layer || o.exact || !r.near(o, s.opts.Gap) || r.span(o) > s.opts.MaxRun {
+				if o.layer != r.layer || o.exact || !r.near(o, r.layer.gap()) || r.span(o) > s.opts.MaxRun {
 					continue
 				}
 				s.queue[p] = append(s.queue[p][:i:i], s.queue[p][i+1:]...)
