@@ -47,9 +47,11 @@ type endpoint struct {
 	// sibling skip verification where that is configured.
 	own, sibling, away *http.Client
 	transports         []*http.Transport // made for this endpoint alone
+	dialer             *spareDialer      // of own
 
 	downUntil     atomic.Int64 // unix nanoseconds
 	noRangesUntil atomic.Int64
+	prepared      atomic.Int64 // when connections were made ahead
 
 	mu           sync.Mutex
 	sessions     map[string]*session // by repository and right
@@ -62,6 +64,7 @@ func (r *Registry) newEndpoint(registry string, h hosts.Host) (*endpoint, error)
 		sessions: map[string]*session{},
 	}
 	own, sibling, away := r.shared, r.shared, r.shared
+	e.dialer = r.dialer
 	if len(h.CA) > 0 || len(h.Client) > 0 || h.SkipVerify || h.DialTimeout > 0 {
 		roots, err := loadRoots(h.CA)
 		if err != nil {
@@ -78,9 +81,10 @@ func (r *Registry) newEndpoint(registry string, h hosts.Host) (*endpoint, error)
 		if len(h.Client) > 0 {
 			ownTLS.GetClientCertificate = clientCertificate(h.Client)
 		}
-		own = newTransport(ownTLS, dial)
-		sibling = newTransport(&tls.Config{RootCAs: roots, InsecureSkipVerify: h.SkipVerify}, dial)
-		away = newTransport(&tls.Config{RootCAs: roots}, dial)
+		e.dialer = newDialer(dial)
+		own = newTransport(ownTLS, e.dialer)
+		sibling = newTransport(&tls.Config{RootCAs: roots, InsecureSkipVerify: h.SkipVerify}, newDialer(dial))
+		away = newTransport(&tls.Config{RootCAs: roots}, newDialer(dial))
 		e.transports = []*http.Transport{own, sibling, away}
 	}
 	e.own = &http.Client{Transport: counting{own, r}, CheckRedirect: checkRedirect}
@@ -123,8 +127,11 @@ func (c counting) RoundTrip(req *http.Request) (*http.Response, error) {
 	return resp, err
 }
 
-func newTransport(tlsConfig *tls.Config, dialTimeout time.Duration) *http.Transport {
-	dialer := &net.Dialer{Timeout: dialTimeout, KeepAlive: 30 * time.Second}
+func newDialer(timeout time.Duration) *spareDialer {
+	return &spareDialer{Dialer: net.Dialer{Timeout: timeout, KeepAlive: 30 * time.Second}, life: spareLife}
+}
+
+func newTransport(tlsConfig *tls.Config, dialer *spareDialer) *http.Transport {
 	return &http.Transport{
 		Proxy:               http.ProxyFromEnvironment,
 		DialContext:         dialer.DialContext,

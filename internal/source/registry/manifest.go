@@ -26,7 +26,21 @@ func (r *Registry) ResolveEarly(ctx context.Context, ref string, platform ocispe
 	if err != nil {
 		return nil, err
 	}
+	if early != nil {
+		r.prepare(ctx, parsed.Host)
+	}
 	return source.ResolveImageEarly(ctx, parsed.String(), objects{r, parsed}, platform, early)
+}
+
+// prepare makes connections to the host that will be asked first.
+func (r *Registry) prepare(ctx context.Context, registry string) {
+	all, err := r.endpoints(registry)
+	if err != nil {
+		return // the resolution will say so
+	}
+	if pulling := capable(all, hosts.Pull); len(pulling) > 0 {
+		pulling[0].prepare(ctx)
+	}
 }
 
 // FetchManifest implements [source.Fetcher].

@@ -107,6 +107,7 @@ const (
 type Registry struct {
 	opts   Options
 	shared *http.Transport // for hosts without TLS settings of their own
+	dialer *spareDialer    // of shared
 	stats  source.Counter
 	now    func() time.Time
 
@@ -133,11 +134,13 @@ var _ source.Backend = (*Registry)(nil)
 // New makes a Registry. Nothing is read or contacted before the first use.
 func New(opts Options) *Registry {
 	opts = opts.withDefaults()
+	dialer := newDialer(opts.DialTimeout)
 	return &Registry{
 		opts:    opts,
 		now:     time.Now,
 		closing: make(chan struct{}),
-		shared:  newTransport(nil, opts.DialTimeout),
+		shared:  newTransport(nil, dialer),
+		dialer:  dialer,
 		origins: map[string]*origin{},
 	}
 }
