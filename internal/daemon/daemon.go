@@ -122,7 +122,7 @@ func (p *parts) build(ctx context.Context, version string) error {
 	p.onClose(server.Close)
 	p.service = &service{
 		version: version, started: time.Now(), mode: c.Snapshotter.MountMode,
-		catalog: catalog, store: store, sched: sched, server: server,
+		catalog: catalog, store: store, sched: sched, server: server, traffic: sources.Traffic,
 	}
 	if c.Listen.Snapshotter == "" {
 		return nil

@@ -118,5 +118,8 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 func metricsHandler(s *service) http.Handler {
 	reg := prometheus.NewRegistry()
 	reg.MustRegister(newCollector(s))
+	if s.traffic != nil {
+		reg.MustRegister(newSourceCollector(s.traffic))
+	}
 	return promhttp.HandlerFor(reg, promhttp.HandlerOpts{})
 }

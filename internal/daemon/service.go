@@ -12,6 +12,7 @@ import (
 	"github.com/nineply/nineply/internal/fetch"
 	"github.com/nineply/nineply/internal/fserr"
 	"github.com/nineply/nineply/internal/image"
+	"github.com/nineply/nineply/internal/source"
 	"github.com/nineply/nineply/p9server"
 )
 
@@ -32,6 +33,7 @@ type service struct {
 	sched   *fetch.Scheduler
 	server  *p9server.Server
 	keeper  keeperClient
+	traffic func() map[string]source.HostStats // nil: there is no source with hosts
 }
 
 var _ control.Service = (*service)(nil)

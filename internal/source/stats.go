@@ -25,6 +25,8 @@ type HostStats struct {
 	Retries int64
 	// Hedges are second requests made because the first took long.
 	Hedges int64
+	// Cost is what was learned of the host; zero while too little is known.
+	Cost Cost
 }
 
 // Counter counts traffic by host. The zero value is ready; it is safe for

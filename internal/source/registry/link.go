@@ -2,6 +2,7 @@ package registry
 
 import (
 	"context"
+	"maps"
 	"net/http"
 	"slices"
 	"sync"
@@ -61,6 +62,20 @@ func (l *links) of(host string) *link {
 	k = &link{limit: openRequests, hedges: 1}
 	l.hosts[host] = k
 	return k
+}
+
+// costs gives what requests to hosts cost, as far as it is known.
+func (l *links) costs() map[string]source.Cost {
+	l.mu.Lock()
+	hosts := maps.Clone(l.hosts)
+	l.mu.Unlock()
+	costs := map[string]source.Cost{}
+	for name, k := range hosts {
+		if c, ok := k.cost(); ok {
+			costs[name] = c
+		}
+	}
+	return costs
 }
 
 // link is what was learned about one host: how long an answer takes, how fast

@@ -189,8 +189,17 @@ func (r *Registry) Close() error {
 	return nil
 }
 
-// Stats gives the traffic since the start, by host.
-func (r *Registry) Stats() map[string]source.HostStats { return r.stats.Snapshot() }
+// Stats gives the traffic since the start, and what was learned, by host.
+func (r *Registry) Stats() map[string]source.HostStats {
+	stats := r.stats.Snapshot()
+	for host, cost := range r.links.costs() {
+		if st, ok := stats[host]; ok {
+			st.Cost = cost
+			stats[host] = st
+		}
+	}
+	return stats
+}
 
 func (o *origin) release() {
 	for _, e := range o.endpoints {
