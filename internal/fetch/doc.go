@@ -25,8 +25,9 @@
 // nobody waits for any more is cancelled.
 //
 // [Layer.PrefetchChunks] takes chunks that are known to be read, as a profile names
-// them. Their run is exact: one request, as it was planned, not merged with others
-// and not read ahead of, and waited for by readers far ahead of its stream.
+// them. Their run is exact: one request, as it was planned, for several ranges where
+// the source can do that, not merged with others and not read ahead of, and waited for
+// by readers far ahead of its stream.
 //
 // Sequential readers are recognised by the order in which they ask for chunks
 // and are read ahead in growing windows, because kernel 9P clients keep only one

@@ -26,6 +26,8 @@ func (r *run) execute(ctx context.Context, s *Scheduler) {
 		err = r.executeStream(ctx, s)
 	case r.layer.spans != nil:
 		err = r.executeSpans(ctx, s)
+	case len(r.pieces) > 0:
+		err = r.executePieces(ctx, s)
 	default:
 		err = r.executeRange(ctx, s)
 	}

@@ -84,7 +84,7 @@ func (s *Scheduler) hastenLocked(l *Layer, i uint32, c estargz.Chunk, f *flight)
 	if f.run.exact {
 		ahead *= exactAhead
 	}
-	if f.start-f.run.pos <= ahead || l.streamer != nil {
+	if f.run.distance(f.start) <= ahead || l.streamer != nil {
 		return
 	}
 	lo, hi := l.extent(&c)

@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"github.com/nineply/nineply/estargz"
+	"github.com/nineply/nineply/internal/source"
 )
 
 // item is one chunk that a run brings.
@@ -16,9 +17,12 @@ type item struct {
 // run is one stretch of a blob that one request brings.
 type run struct {
 	layer  *Layer
-	keep   bool   // wanted even when no reader waits: prefetch, background
-	exact  bool   // of chunks that are known to be read, and no others
-	lo, hi int64  // blob range, whole members
+	keep   bool  // wanted even when no reader waits: prefetch, background
+	exact  bool  // of chunks that are known to be read, and no others
+	lo, hi int64 // blob range, whole members
+	// pieces are the parts of that range that the request is for, when it is not for
+	// all of it.
+	pieces []source.Span
 	items  []item // in blob order; fixed once started, except for a whole layer
 
 	// Guarded by Scheduler.mu.
@@ -28,6 +32,18 @@ type run struct {
 	pos     int64  // blob offset up to which the running stream has come
 	number  uint32 // the same in chunks, when a whole layer is read
 	cancel  context.CancelFunc
+}
+
+// distance is how many bytes the running stream brings before it comes to start.
+func (r *run) distance(start int64) int64 {
+	if len(r.pieces) == 0 {
+		return start - r.pos
+	}
+	n := int64(0)
+	for _, p := range r.pieces {
+		n += max(0, min(p.Hi, start)-max(p.Lo, r.pos))
+	}
+	return n
 }
 
 // near reports whether one request for both runs wastes at most gap bytes.

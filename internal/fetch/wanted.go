@@ -1,6 +1,15 @@
 package fetch
 
-import "github.com/nineply/nineply/estargz"
+import (
+	"context"
+	"io"
+	"slices"
+
+	"github.com/nineply/nineply/estargz"
+	"github.com/nineply/nineply/internal/fserr"
+	"github.com/nineply/nineply/internal/source"
+	"go.uber.org/zap"
+)
 
 // exactAhead is how many times further ahead of a running stream a chunk of an
 // exact run may be and still be waited for: what will be read is on its way, and
@@ -20,16 +29,36 @@ func (l *Layer) Has(i uint32) bool {
 	return ok && (c.Hole || l.find(i, c.Digest))
 }
 
-// PrefetchChunks queues one request for chunks that will be read, by ascending
-// number: those of them that are neither local nor on their way. The request is
-// neither merged with others nor followed by read-ahead.
-func (l *Layer) PrefetchChunks(numbers []uint32) {
+// PrefetchChunks queues one request for chunks that will be read: those of them that
+// are neither local nor on their way. Each part is a list of ascending numbers; what
+// lies between two parts is not asked for. Where the source cannot bring several
+// ranges at once, there is a request for each part. The requests are neither merged
+// with others nor followed by read-ahead. It tells how many requests it has queued.
+func (l *Layer) PrefetchChunks(parts ...[]uint32) int {
 	s := l.s
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed || l.streamer != nil {
-		return
+		return 0
 	}
+	slices.SortFunc(parts, func(a, b []uint32) int { return slices.Compare(a, b) })
+	var runs []*run
+	for _, numbers := range parts {
+		if r := s.exactLocked(l, numbers); r != nil {
+			runs = append(runs, r)
+		}
+	}
+	if _, ok := l.blob.(source.MultiRanger); ok && l.spans == nil && len(runs) > 1 {
+		runs = []*run{uniteLocked(runs)}
+	}
+	for _, r := range runs {
+		s.enqueueLocked(r)
+	}
+	return len(runs)
+}
+
+// exactLocked makes a run of what is missing of chunks; nil if nothing is.
+func (s *Scheduler) exactLocked(l *Layer, numbers []uint32) *run {
 	r := &run{layer: l, prio: Prefetch, keep: true, exact: true}
 	for _, i := range numbers {
 		c, ok := l.chunks.Chunk(i)
@@ -43,7 +72,107 @@ func (l *Layer) PrefetchChunks(numbers []uint32) {
 		r.hi = max(r.hi, hi)
 		s.addLocked(r, c, i)
 	}
-	if len(r.items) > 0 {
-		s.enqueueLocked(r)
+	if len(r.items) == 0 {
+		return nil
+	}
+	return r
+}
+
+// uniteLocked makes one run of several that have not started, in the order of the
+// blob.
+func uniteLocked(runs []*run) *run {
+	r := *runs[0]
+	r.items, r.pieces = nil, nil
+	for _, o := range runs {
+		r.hi = max(r.hi, o.hi)
+		if n := len(r.pieces); n > 0 && o.lo <= r.pieces[n-1].Hi { // no two ranges touch
+			r.pieces[n-1].Hi = max(r.pieces[n-1].Hi, o.hi)
+		} else {
+			r.pieces = append(r.pieces, source.Span{Lo: o.lo, Hi: o.hi})
+		}
+		for _, it := range o.items {
+			it.flight.run = &r
+		}
+		r.items = append(r.items, o.items...)
+	}
+	if len(r.pieces) == 1 {
+		r.pieces = nil
+	}
+	return &r
+}
+
+// executePieces brings several ranges with one request. When that fails, what is
+// missing is asked for range by range.
+func (r *run) executePieces(ctx context.Context, s *Scheduler) error {
+	err := r.receivePieces(ctx, s)
+	if err == nil || ctx.Err() != nil {
+		return err
+	}
+	s.opts.Logger.Debug("several ranges at once failed", zap.String("layer", r.layer.name), zap.Error(err))
+	s.split(r)
+	return err
+}
+
+func (r *run) receivePieces(ctx context.Context, s *Scheduler) error {
+	blob, ok := r.layer.blob.(source.MultiRanger)
+	if !ok {
+		return fserr.Newf(fserr.Unsupported, "fetch", r.layer.name, "several ranges at once")
+	}
+	s.stats.requests[r.prio].Add(1)
+	body, err := blob.OpenRanges(ctx, r.pieces)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = body.Close() }() // read side: all that matters was read and verified
+	pieces := r.pieces
+	for items := r.items; len(items) > 0; {
+		for items[0].chunk.Member >= pieces[0].Hi {
+			rest := pieces[0].Hi - s.position(r)
+			if _, err := io.CopyN(io.Discard, body, rest); err != nil {
+				return err
+			}
+			pieces = pieces[1:]
+			s.restart(r, pieces[0].Lo)
+		}
+		n := sameMember(items)
+		if err := r.receive(ctx, s, body, items[:n]); err != nil {
+			return err
+		}
+		items = items[n:]
+	}
+	return nil
+}
+
+// split has what a run has not brought brought by runs of their own, one for each
+// piece.
+func (s *Scheduler) split(r *run) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return
+	}
+	var runs []*run
+	for _, p := range r.pieces {
+		o := &run{layer: r.layer, prio: r.prio, keep: true, exact: true}
+		for _, it := range r.items {
+			f, c := it.flight, it.chunk
+			if f.landed || f.run != r || c.Member < p.Lo || c.Member >= p.Hi {
+				continue
+			}
+			if len(o.items) == 0 {
+				o.lo, o.pos = c.Member, c.Member
+			}
+			o.hi = max(o.hi, c.Member+c.MemberSize)
+			o.items = append(o.items, it)
+			o.waiters += f.waiters
+			r.waiters -= f.waiters
+			f.run = o
+		}
+		if len(o.items) > 0 {
+			runs = append(runs, o)
+		}
+	}
+	for _, o := range runs {
+		s.enqueueLocked(o)
 	}
 }

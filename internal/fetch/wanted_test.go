@@ -1,10 +1,15 @@
 package fetch_test
 
 import (
+	"bytes"
 	"context"
+	"io"
+	"sync"
 	"testing"
 
 	"github.com/nineply/nineply/internal/fetch"
+	"github.com/nineply/nineply/internal/fserr"
+	"github.com/nineply/nineply/internal/source"
 )
 
 // TestPrefetchChunks asks for chunks that will be read, and reads them while they
@@ -89,5 +94,83 @@ func TestPrefetchChunksOfStream(t *testing.T) {
 	}
 	if st := s.Stats(); st.Queued+st.Active > 0 {
 		t.Errorf("%d requests", st.Queued+st.Active)
+	}
+}
+
+// multiBlob can bring several ranges at once, unless fail says otherwise.
+type multiBlob struct {
+	*blob
+	fail func(body []byte) ([]byte, error)
+
+	mu    sync.Mutex
+	multi [][]source.Span
+}
+
+func (b *multiBlob) OpenRanges(ctx context.Context, ranges []source.Span) (io.ReadCloser, error) {
+	b.mu.Lock()
+	b.multi = append(b.multi, ranges)
+	b.mu.Unlock()
+	select {
+	case <-b.gate:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	var body []byte
+	for _, r := range ranges {
+		body = append(body, b.data[r.Lo:r.Hi]...)
+	}
+	body, err := b.fail(body)
+	if err != nil {
+		return nil, err
+	}
+	return io.NopCloser(bytes.NewReader(body)), nil
+}
+
+func (b *multiBlob) asked() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.multi)
+}
+
+// TestPrefetchPieces asks for chunks in several places with one request.
+func TestPrefetchPieces(t *testing.T) {
+	for name, tt := range map[string]struct {
+		fail   func(body []byte) ([]byte, error)
+		single [][2]uint32 // requests of one range, from chunk to chunk
+	}{
+		"at once": {func(b []byte) ([]byte, error) { return b, nil }, nil},
+		"unsupported": {func([]byte) ([]byte, error) { return nil, fserr.New(fserr.Unsupported, "", "", nil) },
+			[][2]uint32{{3, 5}, {20, 22}, {40, 40}}},
+		"breaks off": {func(b []byte) ([]byte, error) { return b[:len(b)*4/7+10], nil },
+			[][2]uint32{{21, 22}, {40, 40}}},
+		"wrong bytes": {func(b []byte) ([]byte, error) { b[len(b)-5000] ^= 1; return b, nil },
+			[][2]uint32{{40, 40}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFixture(t, sizes(60, 20_000)...)
+			f.blob.gate = make(chan struct{})
+			b := &multiBlob{blob: f.blob, fail: tt.fail}
+			s, _ := open(t, fetch.Options{})
+			l := s.NewLayer("layer", b, f.chunks)
+			if n := l.PrefetchChunks([]uint32{20, 21, 22}, []uint32{40}, []uint32{3, 4, 5}); n != 1 {
+				t.Errorf("%d requests queued", n)
+			}
+			wanted := []int{40, 3, 4, 5, 20, 21, 22}
+			done := make(chan error, len(wanted))
+			for _, i := range wanted {
+				go func() { done <- f.read(t.Context(), l, i) }()
+			}
+			until(func() bool { return b.asked() == 1 })
+			close(f.blob.gate)
+			for range wanted {
+				if err := <-done; err != nil {
+					t.Error(err)
+				}
+			}
+			f.checkRequests(t, tt.single)
+			if b.asked() != 1 || l.Has(6) || l.Has(30) {
+				t.Errorf("%d requests for several ranges; chunks between: %v, %v", b.asked(), l.Has(6), l.Has(30))
+			}
+		})
 	}
 }

@@ -146,19 +146,18 @@ func (a *asked) layer(n int, l *Layer) {
 		return
 	}
 	spans := []profile.Span{}
-	for _, r := range plan.Requests {
-		var numbers []uint32
-		for _, s := range r.Spans {
-			for i := s.First; i < s.End; i++ {
-				numbers = append(numbers, i)
-			}
+	requests := 0
+	for _, group := range grouped(plan.Requests, cost.Requests) {
+		var parts [][]uint32
+		for _, r := range group {
+			parts = append(parts, numbersOf(r.Spans))
+			spans = append(spans, r.Spans...)
 		}
-		l.bytes.PrefetchChunks(numbers)
-		spans = append(spans, r.Spans...)
+		requests += l.bytes.PrefetchChunks(parts...)
 	}
 	sort.Slice(spans, func(i, j int) bool { return spans[i].First < spans[j].First })
 	st := &a.c.profileStats
-	st.requests.Add(int64(len(plan.Requests)))
+	st.requests.Add(int64(requests))
 	st.bytes.Add(plan.Bytes)
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -167,6 +166,29 @@ func (a *asked) layer(n int, l *Layer) {
 	}
 	a.spans[n] = spans
 	a.bytes += plan.Bytes
+}
+
+// grouped puts ranges together, in their order, where there are more of them than
+// there should be requests: those of a group may come with one.
+func grouped(ranges []profile.Request, groups int) [][]profile.Request {
+	var out [][]profile.Request
+	for i := 0; i < len(ranges); {
+		left := max(1, groups-len(out))
+		n := (len(ranges) - i + left - 1) / left
+		out = append(out, ranges[i:i+n])
+		i += n
+	}
+	return out
+}
+
+func numbersOf(spans []profile.Span) []uint32 {
+	var numbers []uint32
+	for _, s := range spans {
+		for i := s.First; i < s.End; i++ {
+			numbers = append(numbers, i)
+		}
+	}
+	return numbers
 }
 
 // has reports whether a chunk was asked for.

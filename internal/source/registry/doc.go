@@ -19,6 +19,10 @@
 // Hosts that ignore Range are read through when the wanted part lies near the
 // beginning, and remembered.
 //
+// Several ranges at once ([source.MultiRanger]) are asked for with one request and
+// taken from one answer only if it has exactly them, in their order; everything else
+// is an error, and the ranges are then asked for one by one.
+//
 // # Redirects
 //
 // Registries send blob requests on to storage. The address is kept per host,

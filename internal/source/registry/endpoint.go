@@ -51,6 +51,7 @@ type endpoint struct {
 
 	downUntil     atomic.Int64 // unix nanoseconds
 	noRangesUntil atomic.Int64
+	noMultiUntil  atomic.Int64 // the same for several ranges at once
 	prepared      atomic.Int64 // when connections were made ahead
 
 	mu           sync.Mutex
