@@ -284,9 +284,14 @@ func TestStallEndsWithTheContext(t *testing.T) {
 func TestServerEndsDuringStall(t *testing.T) {
 	f := newFixture(t, registry.Options{StallTimeout: time.Hour, Attempts: 2})
 	stalled := make(chan struct{}, 8)
-	stall := testreg.Stall(1000)
+	// So little at a time that the requests which still reach a server that is about
+	// to end do not bring all of it.
+	stall := testreg.Stall(100)
 	f.Always(f.match(), func(x testreg.Exchange) {
-		stalled <- struct{}{}
+		select {
+		case stalled <- struct{}{}:
+		default:
+		}
 		stall(x)
 	})
 	done := make(chan error, 1)
