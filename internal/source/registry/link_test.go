@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -234,5 +236,62 @@ func TestBlobCost(t *testing.T) {
 	}
 	if c, ok := r.links.of(reg.Host()).cost(); ok {
 		t.Errorf("%+v of the registry, which served no bytes", c)
+	}
+}
+
+// A host that refuses a request is asked less at a time, and the request is made
+// again.
+func TestRefusalLowersTheLimit(t *testing.T) {
+	for _, status := range []int{http.StatusTooManyRequests, http.StatusServiceUnavailable} {
+		reg := testreg.New(t)
+		r := New(Options{Sleep: func(context.Context, time.Duration) error { return nil }})
+		closeAtEnd(t, r)
+		b, err := r.Blob(t.Context(), reg.Ref("demo", "v1"), reg.AddBlob(make([]byte, 1000)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		reg.On(testreg.Match{}, testreg.Status(status, "Retry-After", "1"))
+		readSome(t, b)
+		wantCount(t, "requests", reg, testreg.Match{}, 2)
+		if l := r.links.of(reg.Host()); l.limit >= openRequests {
+			t.Errorf("%v requests at a time after %d", l.limit, status)
+		}
+	}
+}
+
+// As many requests wait for an answer as the limit says, whoever makes them.
+func TestLimitHolds(t *testing.T) {
+	reg := testreg.New(t)
+	r := New(Options{})
+	closeAtEnd(t, r)
+	b, err := r.Blob(t.Context(), reg.Ref("demo", "v1"), reg.AddBlob(make([]byte, 1000)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := r.links.of(reg.Host())
+	l.limit = 1
+	var open, most atomic.Int64
+	reg.Always(testreg.Match{}, func(x testreg.Exchange) {
+		most.Store(max(most.Load(), open.Add(1)))
+		l.mu.Lock()
+		l.limit = 1 // as if it were never answered well
+		l.mu.Unlock()
+		open.Add(-1)
+		x.Serve(x.W, x.R)
+	})
+	var wg sync.WaitGroup
+	for range 20 {
+		wg.Go(func() {
+			if err := b.ReadRange(t.Context(), 10, make([]byte, 100)); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	if n := most.Load(); n > 2 { // the limit grows by one between answer and reset
+		t.Errorf("%d requests at a time", n)
+	}
+	if l.open != 0 || len(l.waiting) != 0 {
+		t.Errorf("%d open, %d waiting in the end", l.open, len(l.waiting))
 	}
 }
