@@ -20,11 +20,15 @@ const learnWithin = 30 * time.Second
 // nothing.
 const noProfiles = "[profiles]\nrecord = false\nuse = false\n"
 
+// profileBars are what a start with a profile may take: few requests, and no read
+// that has to wait.
+func profileBars() map[string]float64 { return map[string]float64{"data-requests": 12, "misses": 0} }
+
 // profiled is the lazy image with the profile of a run that went before on another
 // node. The image is the same as without.
 func profiled() variant {
 	var learnt control.ProfileData
-	v := variant{name: "profile", snapshotter: "nineply"}
+	v := variant{name: "profile", snapshotter: "nineply", bars: profileBars()}
 	v.image = func(ctx context.Context, b *bench, plain string) (tag string, err error) {
 		if tag, err = converted("profiled", convert.Options{})(ctx, b, plain); err == nil {
 			learnt, err = learn(ctx, b, tag, control.ProfileFormat)
@@ -47,7 +51,7 @@ func landmark() variant {
 // by side.
 func orderedProfile() variant {
 	var learnt control.ProfileData
-	v := variant{name: "ordered-profile", snapshotter: "nineply"}
+	v := variant{name: "ordered-profile", snapshotter: "nineply", bars: profileBars()}
 	v.image = func(ctx context.Context, b *bench, plain string) (tag string, err error) {
 		if tag, err = ordered(ctx, b, plain, "ordered"); err == nil {
 			learnt, err = learn(ctx, b, tag, control.ProfileFormat)
