@@ -8,6 +8,7 @@ import (
 	"maps"
 	"math"
 	"slices"
+	"strings"
 
 	"github.com/nineply/nineply/internal/fserr"
 )
@@ -83,7 +84,8 @@ func (t *tarReader) applyGlobal(h *tar.Header) error {
 
 // readError gives errors of the tar format a kind, and lets others pass.
 func readError(err error) error {
-	if errors.Is(err, tar.ErrHeader) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, tar.ErrFieldTooLong) {
+	// Package tar gives a name to few of its errors, and the same beginning to all.
+	if errors.Is(err, io.ErrUnexpectedEOF) || strings.HasPrefix(err.Error(), "archive/tar: ") {
 		return fserr.New(fserr.Corrupt, "read tar", "", err)
 	}
 	return fmt.Errorf("read tar: %w", err)
