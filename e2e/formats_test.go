@@ -173,7 +173,8 @@ type foreign struct {
 func (f *foreign) run(t *testing.T) {
 	nineply(t, "verify", f.site.registry.Addr+"/"+f.v.name+":latest")
 	f.site.proxy.Reset()
-	daemon := f.site.daemon(t, "")
+	// A profile would bring back what the first of the two mounts read.
+	daemon := f.site.daemon(t, "[profiles]\nuse = false\n")
 	dir := daemon.Mount(t, f.site.ref(f.v.name))
 	if f.v.lazy != "" {
 		f.isLazy(t, daemon, dir, f.v.lazy)
