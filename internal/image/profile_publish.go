@@ -52,25 +52,11 @@ func (c *Catalog) PushProfile(ctx context.Context, ref string) (*PublishedProfil
 	if err != nil {
 		return nil, err
 	}
-	target, ok := c.source.(interface {
-		source.Fetcher
-		source.PushTarget
+	var desc ocispec.Descriptor
+	err = c.publishBeside(ctx, rec, func(p *publisher) (err error) {
+		desc, err = pushProfile(ctx, p, data)
+		return err
 	})
-	if !ok {
-		return nil, fserr.Newf(fserr.Unsupported, "push", rec.Ref, "nothing can be written there")
-	}
-	subject, err := c.manifestDescriptor(ctx, rec)
-	if err != nil {
-		return nil, err
-	}
-	pusher, err := target.Pusher(ctx, rec.Ref)
-	if err != nil {
-		return nil, err
-	}
-	desc, err := pushProfile(ctx, &publisher{c: c, rec: rec, src: target, pusher: pusher, subject: subject}, data)
-	if u, ok := pusher.(source.Unpinner); ok {
-		err = errors.Join(err, u.Close())
-	}
 	if err != nil {
 		return nil, err
 	}

@@ -63,27 +63,37 @@ func (c *Catalog) Publish(ctx context.Context, ref string) (*Published, error) {
 		return nil, err
 	}
 	defer c.release(layers...)
+	var out *Published
+	err = c.publishBeside(ctx, rec, func(p *publisher) (err error) {
+		out, err = p.push(ctx, layers)
+		return err
+	})
+	return out, err
+}
+
+// publishBeside opens the repository of an image for things that refer to the
+// image, and closes it again.
+func (c *Catalog) publishBeside(ctx context.Context, rec *imageRecord, push func(p *publisher) error) error {
 	target, ok := c.source.(interface {
 		source.Fetcher
 		source.PushTarget
 	})
 	if !ok {
-		return nil, fserr.Newf(fserr.Unsupported, "push", rec.Ref, "nothing can be written there")
+		return fserr.Newf(fserr.Unsupported, "push", rec.Ref, "nothing can be written there")
 	}
 	subject, err := c.manifestDescriptor(ctx, rec)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	pusher, err := target.Pusher(ctx, rec.Ref)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	p := &publisher{c: c, rec: rec, src: target, pusher: pusher, subject: subject}
-	out, err := p.push(ctx, layers)
+	err = push(&publisher{c: c, rec: rec, src: target, pusher: pusher, subject: subject})
 	if u, ok := pusher.(source.Unpinner); ok {
 		err = errors.Join(err, u.Close())
 	}
-	return out, err
+	return err
 }
 
 // manifestDescriptor reads the manifest of an image again.
