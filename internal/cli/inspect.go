@@ -57,16 +57,25 @@ that are not lazy as a whole.`,
 	return cmd
 }
 
-func (a *app) printReport(r *image.Report, apart bool) error {
+// imageTable begins a table about an image, apart from one before it.
+func (a *app) imageTable(apart bool, ref, manifest, platform string) (*table, error) {
 	if apart {
 		if _, err := fmt.Fprintln(a.stdout); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	t := newTable(a.stdout)
-	t.row("image", r.Ref)
-	t.row("manifest", r.Digest)
-	t.row("platform", r.Platform)
+	t.row("image", ref)
+	t.row("manifest", manifest)
+	t.row("platform", platform)
+	return t, nil
+}
+
+func (a *app) printReport(r *image.Report, apart bool) error {
+	t, err := a.imageTable(apart, r.Ref, r.Digest, r.Platform)
+	if err != nil {
+		return err
+	}
 	t.row("size", fmt.Sprintf("%s in %d layers", bytesText(r.Size), len(r.Layers)))
 	t.row("lazy", map[bool]string{true: "yes", false: "not all of it"}[r.Lazy])
 	t.row("cold start", fmt.Sprintf("%s in %d requests", bytesText(r.ColdBytes), r.ColdRequests))

@@ -93,15 +93,10 @@ func (a *app) printVerdicts(ref string, verdicts []*image.Verdict, asJSON bool) 
 }
 
 func (a *app) printVerdict(v *image.Verdict, apart bool) error {
-	if apart {
-		if _, err := fmt.Fprintln(a.stdout); err != nil {
-			return err
-		}
+	t, err := a.imageTable(apart, v.Ref, v.Digest, v.Platform)
+	if err != nil {
+		return err
 	}
-	t := newTable(a.stdout)
-	t.row("image", v.Ref)
-	t.row("manifest", v.Digest)
-	t.row("platform", v.Platform)
 	t.row("verified", verdictText(v.OK))
 	if err := t.flush(); err != nil {
 		return err
