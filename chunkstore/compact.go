@@ -2,7 +2,6 @@ package chunkstore
 
 import (
 	"context"
-	"crypto/sha256"
 	"fmt"
 	"slices"
 
@@ -94,11 +93,12 @@ func (s *Store) moveRecords(ctx context.Context, g, to *segment) error {
 		if err != nil && !isDamage(err) {
 			return err
 		}
-		if n != len(data) || sha256.Sum256(data) != e.digest {
+		v := Hash(data[:n])
+		if v.digest != e.digest {
 			s.dropDamaged(e.digest, old, fmt.Errorf("while moving it: %w", errStale))
 			continue
 		}
-		loc, err := s.write(to, e.digest, data)
+		loc, err := s.write(to, &v)
 		if err != nil {
 			return err
 		}

@@ -1,15 +1,15 @@
 // Package chunkstore is a content-verified, deduplicating cache of chunks: byte
 // strings named by their sha256.
 //
-// [Store.Put] hashes what it is given, refuses it if the digest differs, and
-// appends it as one self-describing record to the active segment file. A read
-// is [Store.Locate] once per chunk, which gives a [Loc], and then any number of
-// [Store.ReadAt] with that Loc: one pread from a held descriptor straight into
-// the caller's buffer, followed by a check of the checksum of every block it
-// touched. A record that fails its check is dropped, and the reader is told
-// [ErrNotFound], so that it fetches the chunk anew. A reader never gets a wrong
-// byte: not after a crash, a bit flip, an eviction it raced with, or a lost
-// index.
+// [Store.PutVerified] takes only what was hashed, and [Store.Put] hashes what it is
+// given and refuses it if the digest differs. Either appends it as one
+// self-describing record to the active segment file. A read is [Store.Locate] once
+// per chunk, which gives a [Loc], and then any number of [Store.ReadAt] with that
+// Loc: one pread from a held descriptor straight into the caller's buffer, followed
+// by a check of the checksum of every block it touched. A record that fails its
+// check is dropped, and the reader is told [ErrNotFound], so that it fetches the
+// chunk anew. A reader never gets a wrong byte: not after a crash, a bit flip, an
+// eviction it raced with, or a lost index.
 //
 // Full segments are sealed: synced, given an index of their records, synced
 // again, and only then their chunk places go to the index database (badger) in

@@ -2,7 +2,6 @@ package chunkstore
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 
@@ -20,21 +19,32 @@ const smallRecord = 128 << 10
 const statfsEvery = 4 << 20
 
 // Put stores a chunk of at most MaxChunk bytes and gives its place. It always
-// hashes data first: ErrDigest if it is not what d says. A chunk that is there
-// already is not written again. When Put returns, the chunk survives the death
-// of the process; it survives a power cut once its segment is sealed, or after
-// [Store.Sync]. ErrNoSpace if there is no room even after evicting. data is not
-// kept.
+// hashes data first: ErrDigest if it is not what d says. It is [Verify] and
+// [Store.PutVerified].
 func (s *Store) Put(ctx context.Context, d Digest, data []byte) (Loc, error) {
+	if s.closed.Load() {
+		return 0, ErrClosed
+	}
+	v, err := Verify(d, data)
+	if err != nil {
+		return 0, err
+	}
+	return s.PutVerified(ctx, v)
+}
+
+// PutVerified stores a chunk and gives its place. A chunk that is there already is
+// not written again. When it returns, the chunk survives the death of the process;
+// it survives a power cut once its segment is sealed, or after [Store.Sync].
+// ErrNoSpace if there is no room even after evicting; fserr.Invalid for the zero
+// Verified. The chunk's bytes are not kept.
+func (s *Store) PutVerified(ctx context.Context, v Verified) (Loc, error) {
 	if err := s.enter(); err != nil {
 		return 0, err
 	}
 	defer s.leave()
-	if len(data) > MaxChunk {
-		return 0, chunkError(fserr.TooLarge, "put", d, fmt.Errorf("%d bytes, at most %d", len(data), MaxChunk))
-	}
-	if sha256.Sum256(data) != d {
-		return 0, chunkError(fserr.Corrupt, "put", d, ErrDigest)
+	d := v.digest
+	if !v.ok() || len(v.data) > MaxChunk {
+		return 0, chunkError(fserr.Invalid, "put", d, fmt.Errorf("%d bytes that were not verified, or more than %d", len(v.data), MaxChunk))
 	}
 	commits := s.commits.Load()
 	if loc, ok := s.dedup(d, s.present); ok {
@@ -52,7 +62,7 @@ func (s *Store) Put(ctx context.Context, d Digest, data []byte) (Loc, error) {
 	if loc, ok := s.dedup(d, again); ok {
 		return loc, nil
 	}
-	loc, err := s.append(ctx, d, data)
+	loc, err := s.append(ctx, &v)
 	switch {
 	case err == nil:
 		s.count.puts.Add(1)
@@ -79,16 +89,17 @@ func (s *Store) dedup(d Digest, find func(Digest) (Loc, bool)) (Loc, bool) {
 // append writes one record, under appendSem. A disk that turns out to be full
 // is evicted from, more each time; a segment that cannot be written is given up
 // for a new one, once.
-func (s *Store) append(ctx context.Context, d Digest, data []byte) (Loc, error) {
-	want := recordSize(int64(len(data))) + s.opt.SegmentBytes/8
+func (s *Store) append(ctx context.Context, v *Verified) (Loc, error) {
+	d, payload := v.digest, int64(len(v.data))
+	want := recordSize(payload) + s.opt.SegmentBytes/8
 	broken := false
 	for try := 0; ; try++ {
-		g, err := s.reserve(ctx, int64(len(data)))
+		g, err := s.reserve(ctx, payload)
 		if err == nil {
 			var loc Loc
-			if loc, err = s.write(g, d, data); err == nil {
+			if loc, err = s.write(g, v); err == nil {
 				s.setPending(d, loc)
-				s.sinceStatfs += recordSize(int64(len(data)))
+				s.sinceStatfs += recordSize(payload)
 				s.wakeEvictor()
 				return loc, nil
 			}
@@ -125,18 +136,20 @@ func (s *Store) freeDisk(ctx context.Context, want int64, try int) error {
 }
 
 // write puts the record at the end of g, which the caller owns.
-func (s *Store) write(g *segment, d Digest, data []byte) (Loc, error) {
+func (s *Store) write(g *segment, v *Verified) (Loc, error) {
 	f, err := s.open(g)
 	if err != nil {
 		return 0, err
 	}
+	data := v.data
 	payload := int64(len(data))
 	unit := uint32(g.dataEnd / unitSize)
 	head := int(headerSize + tableSize(payload))
 	buf := s.getScratch()
 	defer s.putScratch(buf)
 	rec := buf.grow(head)
-	h := header{digest: d, size: payload, tableSum: encodeTable(rec[headerSize:], data)}
+	copy(rec[headerSize:], v.table)
+	h := header{digest: v.digest, size: payload, tableSum: checksum(v.table)}
 	encodeHeader(rec, h, place{cookie: s.cookie, segment: g.id, unit: unit})
 	if int64(head)+payload <= smallRecord {
 		rec = append(rec, data...)
@@ -150,7 +163,7 @@ func (s *Store) write(g *segment, d Digest, data []byte) (Loc, error) {
 	if err != nil {
 		return 0, errors.Join(err, f.Truncate(g.dataEnd))
 	}
-	e := entry{digest: d, unit: unit, size: uint32(payload)}
+	e := entry{digest: v.digest, unit: unit, size: uint32(payload)}
 	g.entries = append(g.entries, e)
 	g.size.Store(g.dataEnd + int64(head) + payload)
 	g.dataEnd = e.end()

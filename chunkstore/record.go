@@ -101,16 +101,6 @@ func decodeHeader(buf []byte, at place) (h header, ok bool) {
 	return h, h.size <= MaxChunk
 }
 
-// encodeTable writes the checksums of payload's blocks and gives their checksum.
-func encodeTable(table, payload []byte) uint32 {
-	for i := 0; len(payload) > 0; i++ {
-		n := min(len(payload), blockSize)
-		binary.LittleEndian.PutUint32(table[i*sumSize:], checksum(payload[:n]))
-		payload = payload[n:]
-	}
-	return checksum(table)
-}
-
 // tableEntry is the i-th checksum of an encoded table.
 func tableEntry(table []byte, i int) uint32 {
 	return binary.LittleEndian.Uint32(table[i*sumSize:])
