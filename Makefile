@@ -73,6 +73,10 @@ soak: build ## mount, compare, kill and restart for SOAKTIME (10m), watching for
 bench: ## run the benchmarks of the area BENCH (all), results in bench/results
 	bench/run.sh $(BENCH)
 
+.PHONY: bench-tables
+bench-tables: ## write the results into the tables of the documentation
+	go run ./bench/tables docs/benchmarks.md
+
 .PHONY: install
 install: build ## install below PREFIX (/usr/local)
 	install -D -m 755 bin/nineply $(DESTDIR)$(PREFIX)/bin/nineply

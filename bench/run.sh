@@ -6,7 +6,8 @@
 # Most areas are Go benchmarks of packages. The others are programs that print
 # the same: coldstart needs root and what "make demo" needs.
 #
-# The machine and the versions are the first line of each file.
+# The machine and the versions are the first line of each file. The tables of
+# docs/benchmarks.md are made from the files by `make bench-tables`.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 declare -A areas=(
@@ -47,7 +48,7 @@ for area in $wanted; do
 	fi
 	{
 		printf '{"area":"%s","commit":"%s","go":"%s","kernel":"%s","cpus":%d,"date":"%s"}\n' "$area" \
-			"$(git rev-parse --short HEAD)" "$(go env GOVERSION)" "$(uname -r)" "$(nproc)" "$(date -u +%FT%TZ)"
+			"$(git rev-parse --short HEAD)" "$(go env GOVERSION)" "$(uname -r | cut -d. -f1,2)" "$(nproc)" "$(date -u +%FT%TZ)"
 		case $packages in
 		bench/*) # a program; what it says to a person passes by
 			make --no-print-directory build >&2
