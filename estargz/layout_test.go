@@ -43,7 +43,7 @@ func TestWriterOrder(t *testing.T) {
 			[]string{"./d", "b/", "b/c/", "b/c/target", "b/link", landmark, "a/", "a/1", "a/2"}, nil},
 		{"twice and missing", []string{"a/2", "nope", "a/2", "a"},
 			[]string{"a/", "a/2", landmark, "a/1", "b/", "b/c/", "b/c/target", "b/link", "./d"}, []string{"nope"}},
-		{"only missing", []string{"nope"}, append([]string{landmark}, all...), []string{"nope"}},
+		{"only missing", []string{"nope"}, append([]string{estargz.NoPrefetchLandmark}, all...), []string{"nope"}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

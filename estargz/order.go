@@ -21,7 +21,7 @@ type place struct {
 }
 
 // orderedSource gives the prioritized entries first, then the landmark, then the
-// others as they come.
+// others as they come. If there are none to come first, the landmark says so.
 type orderedSource struct {
 	tar    io.ReaderAt
 	size   int64
@@ -31,6 +31,7 @@ type orderedSource struct {
 	byName map[string]int
 	order  []int // indexes of places; landmarkPlace among them
 	absent []string
+	mark   string    // name of the landmark
 	raw    *recorder // of the headers, if they are kept
 	ended  bool
 }
@@ -51,6 +52,10 @@ func newOrderedSource(ctx context.Context, at *io.SectionReader, closer io.Close
 			continue
 		}
 		s.first(cleanName(name))
+	}
+	s.mark = PrefetchLandmark
+	if len(s.order) == 0 {
+		s.mark = NoPrefetchLandmark
 	}
 	s.order = append(s.order, landmarkPlace)
 	for i := range s.places {
@@ -134,7 +139,7 @@ func (s *orderedSource) next() (item, error) {
 	i := s.order[0]
 	s.order = s.order[1:]
 	if i == landmarkPlace {
-		return landmark(PrefetchLandmark), nil
+		return landmark(s.mark), nil
 	}
 	p := &s.places[i]
 	var r io.Reader = ctxReader{s.ctx, io.NewSectionReader(s.tar, p.start, s.size-p.start)}

@@ -23,6 +23,11 @@ type Options struct {
 	KeepAttestations bool
 	// Writer is what the layers become.
 	Writer estargz.WriterOptions
+	// Order, when not nil, gives the names of the files that come first in a layer,
+	// by its number in the image's manifest, in the place of Writer.Prioritized. A
+	// layer of several images has those of all of them. Layers that are Reusable are
+	// copied only if they have that order already.
+	Order func(img *source.Image, layer int) []string
 	// Reusable, when not nil, is asked whether a layer already is what Writer would
 	// make of it. Such a layer is copied.
 	Reusable func(ctx context.Context, ref string, desc ocispec.Descriptor) (bool, error)
@@ -78,6 +83,10 @@ type LayerResult struct {
 	SourceSize   int64         `json:"sourceSize"`
 	Size         int64         `json:"size"`
 	Reused       bool          `json:"reused,omitempty"`
+	// First is how many files come first because they were asked for, and Prefetch
+	// the bytes up to where they end.
+	First    int   `json:"first,omitempty"`
+	Prefetch int64 `json:"prefetch,omitempty"`
 }
 
 // job is one conversion under way.

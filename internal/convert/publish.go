@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 	"sync/atomic"
 
 	"github.com/containerd/platforms"
@@ -219,16 +218,11 @@ func (j *job) result(top ocispec.Descriptor, toc *tocImage) Result {
 	for _, p := range j.images {
 		res.Images = append(res.Images, p.result())
 	}
-	var absent []string
-	for i, l := range j.stage.layers {
+	for _, l := range j.stage.layers {
 		res.SourceSize += l.source.Size
 		res.Size += l.out.Size
-		if i == 0 {
-			absent = slices.Clone(l.absent)
-		}
-		absent = slices.DeleteFunc(absent, func(name string) bool { return !slices.Contains(l.absent, name) })
 	}
-	res.NotFound = absent
+	res.NotFound = j.stage.notFound()
 	if res.Digest != res.SourceDigest {
 		res.Notes = append(res.Notes, fmt.Sprintf("digests changed: signatures of %s do not cover %s, which has to be signed anew", res.SourceDigest, res.Digest))
 	}
@@ -247,6 +241,7 @@ func (p *picture) result() ImageResult {
 		res.Layers = append(res.Layers, LayerResult{
 			SourceDigest: l.source.Digest, Digest: l.out.Digest, DiffID: l.newID,
 			SourceSize: l.source.Size, Size: l.out.Size, Reused: l.reused,
+			First: l.found(), Prefetch: l.front.end,
 		})
 	}
 	return res

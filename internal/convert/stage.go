@@ -41,6 +41,7 @@ type layer struct {
 	name   string // what it is called in errors
 	source ocispec.Descriptor
 	diffID digest.Digest // as the source's config claims
+	first  []string      // names of the files to come first
 
 	reused bool
 	file   *os.File // nil if reused
@@ -48,6 +49,7 @@ type layer struct {
 	newID  digest.Digest
 	toc    []byte // external TOC
 	absent []string
+	front  front
 }
 
 func newStage(from source.Reader, opts Options) *stage {
@@ -58,12 +60,14 @@ func newStage(from source.Reader, opts Options) *stage {
 func (s *stage) add(img *source.Image, i int, desc ocispec.Descriptor) *layer {
 	key := layerKey{desc.Digest, img.Config.RootFS.DiffIDs[i]}
 	if l := s.byKey[key]; l != nil {
+		s.order(l, img, i)
 		return l
 	}
 	l := &layer{
 		ref: img.Ref, source: desc, diffID: key.diffID,
 		name: fmt.Sprintf("layer %d of %s (%s)", i+1, platforms.Format(img.Config.Platform), desc.Digest),
 	}
+	s.order(l, img, i)
 	s.byKey[key] = l
 	s.layers = append(s.layers, l)
 	return l
@@ -105,6 +109,9 @@ func (s *stage) prepare(ctx context.Context, l *layer) error {
 	}
 	if s.opts.Reusable != nil {
 		reuse, err := s.opts.Reusable(ctx, l.ref, l.source)
+		if err == nil && reuse {
+			reuse, err = s.inOrder(ctx, l)
+		}
 		if err != nil {
 			return err
 		}
@@ -148,7 +155,10 @@ func (s *stage) convert(ctx context.Context, l *layer) error {
 	}
 	maps.Copy(l.out.Annotations, res.Annotations)
 	l.newID, l.toc, l.absent = toDigest(res.DiffID), res.ExternalTOC, res.NotFound
-	return nil
+	if len(l.first) > 0 {
+		l.front, err = frontOf(file, res.BlobSize)
+	}
+	return err
 }
 
 // scratch makes a file without a name: it is gone when the process is, whatever
@@ -191,7 +201,9 @@ func (s *stage) rewrite(ctx context.Context, l *layer, w io.Writer) (estargz.Res
 	defer stream.Close()
 	hash := digest.SHA256.Digester()
 	tee := io.TeeReader(stream, hash.Hash())
-	zw := estargz.NewWriter(w, s.opts.Writer)
+	opts := s.opts.Writer
+	opts.Prioritized = l.first
+	zw := estargz.NewWriter(w, opts)
 	if err := zw.AppendTar(ctx, tee); err != nil {
 		_, cerr := zw.Close()
 		_ = cerr // the tar's error is the cause of this one
