@@ -7,6 +7,7 @@ import (
 
 	"github.com/nineply/nineply/internal/config"
 	"github.com/nineply/nineply/internal/source"
+	"github.com/nineply/nineply/internal/source/credentials"
 	"github.com/nineply/nineply/internal/source/hosts"
 	"github.com/nineply/nineply/internal/source/layout"
 	"github.com/nineply/nineply/internal/source/registry"
@@ -17,7 +18,7 @@ import (
 func Sources(c config.Config) *SourceSet {
 	r := registry.New(registry.Options{
 		Hosts:        hosts.Config{Dirs: c.Registry.HostsDirs},
-		Credentials:  registry.DockerConfig(dockerConfig(c.Registry.DockerConfig)),
+		Credentials:  credentials.DockerConfig(dockerConfig(c.Registry.DockerConfig)),
 		StallTimeout: time.Duration(c.Registry.Timeout),
 	})
 	return &SourceSet{Mux: source.Mux{Registry: r, Layout: layout.New()}, registry: r}

@@ -5,8 +5,6 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -14,6 +12,7 @@ import (
 	"time"
 
 	"github.com/nineply/nineply/internal/fserr"
+	"github.com/nineply/nineply/internal/source/credentials"
 	"github.com/nineply/nineply/internal/source/registry"
 	"github.com/nineply/nineply/internal/testreg"
 )
@@ -21,50 +20,50 @@ import (
 // asked is a credential provider that notes whom it was asked for.
 type asked struct {
 	mu   sync.Mutex
-	cred map[string]registry.Credential
+	cred map[string]credentials.Credential
 	log  []string
 }
 
-func (a *asked) get(_ context.Context, host, repository string) (registry.Credential, error) {
+func (a *asked) get(_ context.Context, host, repository string) (credentials.Credential, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.log = append(a.log, host+"/"+repository)
 	return a.cred[host], nil
 }
 
-func (a *asked) set(host string, c registry.Credential) {
+func (a *asked) set(host string, c credentials.Credential) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.cred == nil {
-		a.cred = map[string]registry.Credential{}
+		a.cred = map[string]credentials.Credential{}
 	}
 	a.cred[host] = c
 }
 
 func TestAuthentication(t *testing.T) {
-	secret := registry.Credential{Username: "joe", Password: "pw"}
+	secret := credentials.Credential{Username: "joe", Password: "pw"}
 	for _, tt := range []struct {
 		name   string
 		server []testreg.Option
-		cred   registry.Credential
+		cred   credentials.Credential
 		kind   fserr.Kind
 	}{
 		{"basic", []testreg.Option{testreg.WithBasic("joe", "pw")}, secret, 0},
 		{"basic, wrong password", []testreg.Option{testreg.WithBasic("joe", "other")}, secret, fserr.Unauthorized},
-		{"basic, none", []testreg.Option{testreg.WithBasic("joe", "pw")}, registry.Credential{}, fserr.Unauthorized},
+		{"basic, none", []testreg.Option{testreg.WithBasic("joe", "pw")}, credentials.Credential{}, fserr.Unauthorized},
 		{"token", []testreg.Option{testreg.WithBearer("joe", "pw")}, secret, 0},
-		{"token for everybody", []testreg.Option{testreg.WithBearer("", "")}, registry.Credential{}, 0},
+		{"token for everybody", []testreg.Option{testreg.WithBearer("", "")}, credentials.Credential{}, 0},
 		{"token, wrong password", []testreg.Option{testreg.WithBearer("joe", "other")}, secret, fserr.Unauthorized},
-		{"token, none", []testreg.Option{testreg.WithBearer("joe", "pw")}, registry.Credential{}, fserr.Unauthorized},
-		{"identity token", []testreg.Option{testreg.WithBearer("joe", "pw")}, registry.Credential{RefreshToken: "pw"}, 0},
-		{"wrong identity token", []testreg.Option{testreg.WithBearer("joe", "pw")}, registry.Credential{RefreshToken: "x"}, fserr.Unauthorized},
-		{"wrong registry token", []testreg.Option{testreg.WithBearer("joe", "pw")}, registry.Credential{AccessToken: "x"}, fserr.Unauthorized},
+		{"token, none", []testreg.Option{testreg.WithBearer("joe", "pw")}, credentials.Credential{}, fserr.Unauthorized},
+		{"identity token", []testreg.Option{testreg.WithBearer("joe", "pw")}, credentials.Credential{RefreshToken: "pw"}, 0},
+		{"wrong identity token", []testreg.Option{testreg.WithBearer("joe", "pw")}, credentials.Credential{RefreshToken: "x"}, fserr.Unauthorized},
+		{"wrong registry token", []testreg.Option{testreg.WithBearer("joe", "pw")}, credentials.Credential{AccessToken: "x"}, fserr.Unauthorized},
 		{"token, redirects", []testreg.Option{testreg.WithBearer("joe", "pw"), testreg.WithRedirects()}, secret, 0},
 		{"token of another scope", []testreg.Option{testreg.WithBearer("joe", "pw"), testreg.WithTokenScope("repository:proxy/x:pull")}, secret, 0},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			var who asked
-			f := newFixture(t, registry.Options{Credentials: who.get}, tt.server...)
+			f := newFixture(t, registry.Options{Credentials: credentials.Func(who.get)}, tt.server...)
 			who.set(f.Host(), tt.cred)
 			err := f.readRange(bounded(t), 0, 100)
 			if tt.kind != 0 {
@@ -98,8 +97,8 @@ func readWithoutAsking(t *testing.T, f *fixture) {
 
 func TestTokenIsRenewed(t *testing.T) {
 	var who asked
-	f := newFixture(t, registry.Options{Credentials: who.get}, testreg.WithBearer("joe", "pw"))
-	who.set(f.Host(), registry.Credential{Username: "joe", Password: "pw"})
+	f := newFixture(t, registry.Options{Credentials: credentials.Func(who.get)}, testreg.WithBearer("joe", "pw"))
+	who.set(f.Host(), credentials.Credential{Username: "joe", Password: "pw"})
 	for range 3 {
 		if err := f.readRange(bounded(t), 0, 100); err != nil {
 			t.Fatal(err)
@@ -110,9 +109,9 @@ func TestTokenIsRenewed(t *testing.T) {
 		t.Errorf("%d tokens, want 3", n)
 	}
 	// A password that changed is asked for when the old one fails, and only then.
-	who.set(f.Host(), registry.Credential{Username: "joe", Password: "old"})
+	who.set(f.Host(), credentials.Credential{Username: "joe", Password: "old"})
 	wantKind(t, f.readRange(bounded(t), 0, 100), fserr.Unauthorized)
-	who.set(f.Host(), registry.Credential{Username: "joe", Password: "pw"})
+	who.set(f.Host(), credentials.Credential{Username: "joe", Password: "pw"})
 	if err := f.readRange(bounded(t), 0, 100); err != nil {
 		t.Error(err)
 	}
@@ -161,8 +160,8 @@ func TestTokenServerFails(t *testing.T) {
 // TestRealmElsewhere lets a host send us to addresses it has no business with.
 func TestRealmElsewhere(t *testing.T) {
 	var who asked
-	f := newFixture(t, registry.Options{Credentials: who.get})
-	who.set(f.Host(), registry.Credential{Username: "joe", Password: "pw"})
+	f := newFixture(t, registry.Options{Credentials: credentials.Func(who.get)})
+	who.set(f.Host(), credentials.Credential{Username: "joe", Password: "pw"})
 	for _, realm := range []string{"http://169.254.169.254/token", "ftp://" + f.Host() + "/token", "http://0.0.0.0:1/"} {
 		f.Heal()
 		f.Always(f.match(), testreg.Status(401, "WWW-Authenticate", fmt.Sprintf("Bearer realm=%q", realm)))
@@ -178,13 +177,13 @@ func TestRealmElsewhere(t *testing.T) {
 func TestCredentialsStayHome(t *testing.T) {
 	var who asked
 	upstream := []testreg.Option{testreg.WithBasic("joe", "pw"), testreg.WithRedirects()}
-	f, m := mirrored(t, registry.Options{Credentials: who.get}, upstream, nil, "")
+	f, m := mirrored(t, registry.Options{Credentials: credentials.Func(who.get)}, upstream, nil, "")
 	configure(t, registry.Options{Hosts: f.hosts}, f.Host(), fmt.Sprintf(`
 server = %q
 header = { X-Secret = "s" }
 [host.%q]
 `, f.URL(), m.URL()))
-	who.set(f.Host(), registry.Credential{Username: "joe", Password: "pw"})
+	who.set(f.Host(), credentials.Credential{Username: "joe", Password: "pw"})
 	m.Always(f.match(), testreg.Status(401, "WWW-Authenticate", `Basic realm="give me"`))
 	f.blob = f.open(t)
 	if err := f.readRange(bounded(t), 0, 100); err != nil {
@@ -213,8 +212,8 @@ header = { X-Secret = "s" }
 // for then was not our idea.
 func TestRedirectBack(t *testing.T) {
 	var who asked
-	f := newFixture(t, registry.Options{Credentials: who.get}, testreg.WithBasic("joe", "pw"), testreg.WithRedirects())
-	who.set(f.Host(), registry.Credential{Username: "joe", Password: "pw"})
+	f := newFixture(t, registry.Options{Credentials: credentials.Func(who.get)}, testreg.WithBasic("joe", "pw"), testreg.WithRedirects())
+	who.set(f.Host(), credentials.Credential{Username: "joe", Password: "pw"})
 	f.Always(testreg.Match{Storage: true}, testreg.Redirect(f.URL()+"/v2/demo/blobs/other"))
 	wantKind(t, f.readRange(bounded(t), 0, 100), fserr.Unauthorized)
 	for _, q := range f.Requests(testreg.Match{Path: "/blobs/other"}) {
@@ -262,112 +261,10 @@ func TestRedirectIsKeptUntilItExpires(t *testing.T) {
 	wantKind(t, f.readRange(bounded(t), 500, 1000), fserr.Unauthorized)
 }
 
-func TestDockerConfig(t *testing.T) {
-	dir := t.TempDir()
-	path := filepath.Join(dir, "config.json")
-	log := filepath.Join(dir, "helper.log")
-	t.Setenv("PATH", dir+string(os.PathListSeparator)+os.Getenv("PATH"))
-	helper := `#!/bin/sh
-read host
-echo "$1 $host" >> ` + log + `
-case "$host" in
-id.example) echo '{"ServerURL":"x","Username":"<token>","Secret":"identity"}' ;;
-none.example) echo 'credentials not found in native keychain'; exit 1 ;;
-broken.example) echo 'the keychain is locked'; exit 1 ;;
-*) echo '{"ServerURL":"x","Username":"helped","Secret":"by-helper"}' ;;
-esac
-`
-	for _, name := range []string{"docker-credential-one", "docker-credential-all"} {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(helper), 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
-	get := registry.DockerConfig(path)
-	if c, err := get(t.Context(), "a.example", "x"); err != nil || c != (registry.Credential{}) {
-		t.Errorf("no file: %v, %v", c, err)
-	}
-	auth := func(s string) string { return base64.StdEncoding.EncodeToString([]byte(s)) }
-	write(t, path, fmt.Sprintf(`{"auths":{"a.example:5000":{"auth":%q},"https://index.docker.io/v1/":{"auth":%q}},
-		"credHelpers":{"h.example":"one","id.example":"one","none.example":"one","broken.example":"one"}}`, auth("joe:pw"), auth("hub:pw")))
-	for _, tt := range []struct {
-		host string
-		want registry.Credential
-	}{
-		{"a.example:5000", registry.Credential{Username: "joe", Password: "pw"}},
-		{"registry-1.docker.io", registry.Credential{Username: "hub", Password: "pw"}},
-		{"other.example", registry.Credential{}},
-		{"h.example", registry.Credential{Username: "helped", Password: "by-helper"}},
-		{"id.example", registry.Credential{RefreshToken: "identity"}},
-		{"none.example", registry.Credential{}},
-	} {
-		if c, err := get(t.Context(), tt.host, "x"); err != nil || c != tt.want {
-			t.Errorf("%s: %+v, %v, want %+v", tt.host, c, err, tt.want)
-		}
-	}
-	if _, err := get(t.Context(), "broken.example", "x"); err == nil || !strings.Contains(err.Error(), "locked") {
-		t.Errorf("a broken helper: %v", err)
-	}
-	write(t, path, `{"credsStore":"all"}`)
-	if c, err := get(t.Context(), "a.example:5000", "x"); err != nil || c.Username != "helped" {
-		t.Errorf("after the file changed: %+v, %v", c, err)
-	}
-	write(t, path, `{"auths":`)
-	if _, err := get(t.Context(), "a.example:5000", "x"); err == nil {
-		t.Error("a broken file is taken for an empty one")
-	}
-	if data, err := os.ReadFile(log); err != nil || !strings.Contains(string(data), "get a.example:5000") {
-		t.Errorf("the helper was asked for %q, %v", data, err)
-	}
-}
-
-func TestDockerConfigPlaces(t *testing.T) {
-	home := t.TempDir()
-	t.Setenv("HOME", home)
-	t.Setenv("DOCKER_CONFIG", "")
-	if err := os.Mkdir(filepath.Join(home, ".docker"), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	token := func(s string) string { return fmt.Sprintf(`{"auths":{"a.example":{"registrytoken":%q}}}`, s) }
-	write(t, filepath.Join(home, ".docker", "config.json"), token("home"))
-	write(t, filepath.Join(home, "config.json"), token("environment"))
-	for _, want := range []string{"home", "environment"} {
-		if want == "environment" {
-			t.Setenv("DOCKER_CONFIG", home)
-		}
-		if c, err := registry.DockerConfig("")(t.Context(), "a.example", "x"); err != nil || c.AccessToken != want {
-			t.Errorf("%+v, %v, want %q", c, err, want)
-		}
-	}
-}
-
-func TestFirstCredential(t *testing.T) {
-	fixed := func(c registry.Credential, err error) registry.CredentialFunc {
-		return func(context.Context, string, string) (registry.Credential, error) { return c, err }
-	}
-	one, two := registry.Credential{Username: "one"}, registry.Credential{Username: "two"}
-	broken := errors.New("broken")
-	for _, tt := range []struct {
-		name string
-		of   []registry.CredentialFunc
-		want registry.Credential
-		err  error
-	}{
-		{"none", nil, registry.Credential{}, nil},
-		{"first", []registry.CredentialFunc{fixed(one, nil), fixed(two, nil)}, one, nil},
-		{"second", []registry.CredentialFunc{registry.Anonymous, fixed(two, nil)}, two, nil},
-		{"error", []registry.CredentialFunc{fixed(registry.Credential{}, broken), fixed(two, nil)}, registry.Credential{}, broken},
-	} {
-		c, err := registry.FirstCredential(tt.of...)(t.Context(), "h", "r")
-		if c != tt.want || !errors.Is(err, tt.err) {
-			t.Errorf("%s: %+v, %v", tt.name, c, err)
-		}
-	}
-}
-
 func TestBrokenProviderIsNotAnonymous(t *testing.T) {
-	f := newFixture(t, registry.Options{Credentials: func(context.Context, string, string) (registry.Credential, error) {
-		return registry.Credential{}, errors.New("the keychain is locked")
-	}}, testreg.WithBearer("", ""))
+	f := newFixture(t, registry.Options{Credentials: credentials.Func(func(context.Context, string, string) (credentials.Credential, error) {
+		return credentials.Credential{}, errors.New("the keychain is locked")
+	})}, testreg.WithBearer("", ""))
 	err := f.readRange(bounded(t), 0, 100)
 	wantKind(t, err, fserr.Unauthorized)
 	if !strings.Contains(err.Error(), "the keychain is locked") {

@@ -40,13 +40,24 @@
 //
 // # Credentials
 //
-// Credentials come from a [CredentialFunc], by host and repository, and go only
+// Credentials come from a [credentials.Source], by host and repository, and go only
 // to the host they are for: not to a mirror (which has its own), not to where a
-// redirect leads, not to an upload location elsewhere. Tokens are kept per host,
-// repository and right. Client certificates and configured header fields follow
-// the same rule. When three quarters of a token's life are over, the next one is
-// fetched beside the requests that go on with it. Errors never contain the query
-// of an address, where signatures are.
+// redirect leads, not to an upload location elsewhere, and never because an address
+// holds some. When a host refuses one, the next candidate is tried, and the one that
+// was taken is remembered for the repository. Client certificates, configured header
+// fields and unchecked certificates follow the same rule.
+//
+// A host may name a token server elsewhere, which is then shown the credential for
+// this host, as docker does it: who could send us there could have passed it on. The
+// server must be reached by https unless the host itself is not, must not be an
+// address of this machine or link unless the host is, and has none of the host's
+// certificates or header fields.
+//
+// Tokens are kept per host, repository and right. When three quarters of a token's
+// life are over, the next one is fetched beside the requests that go on with it. What
+// a host asks for is learned with its first answer, so that the first request to
+// another repository of it goes to the token server right away. Errors never contain
+// the query of an address, where signatures are.
 //
 // # What it is not
 //

@@ -54,6 +54,8 @@ type endpoint struct {
 	noMultiUntil  atomic.Int64 // the same for several ranges at once
 	prepared      atomic.Int64 // when connections were made ahead
 
+	challenge atomic.Pointer[string] // what the host asks for, learned
+
 	mu           sync.Mutex
 	sessions     map[string]*session // by repository and right
 	sessionOrder []string            // oldest first

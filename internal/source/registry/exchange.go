@@ -136,7 +136,7 @@ func (e *endpoint) send(ctx context.Context, w *watch, rq request, target *url.U
 	for k, v := range e.Header {
 		req.Header[k] = v
 	}
-	return e.session(ctx, rq.repository, rq.actions+"|"+rq.from, scopes).Do(req)
+	return e.session(ctx, rq.repository, rq.actions+"|"+rq.from, scopes).ask(req)
 }
 
 // redirection is where an answer sends the request on to; nil if nowhere.
@@ -157,6 +157,7 @@ func redirection(resp *http.Response, method string) (*url.URL, error) {
 	if (next.Scheme != "http" && next.Scheme != "https") || next.Host == "" {
 		return nil, &failure{kind: fserr.Unavailable, err: errNotHTTP}
 	}
+	next.User = nil // credentials come from where they are configured, and from nowhere else
 	return next, nil
 }
 

@@ -15,6 +15,7 @@ import (
 
 	"github.com/nineply/nineply/internal/fserr"
 	"github.com/nineply/nineply/internal/source"
+	"github.com/nineply/nineply/internal/source/credentials"
 	"github.com/nineply/nineply/internal/source/registry"
 	"github.com/nineply/nineply/internal/source/sourcetest"
 	"github.com/nineply/nineply/internal/testreg"
@@ -149,8 +150,8 @@ func (f failing) Read([]byte) (int, error) { return 0, f.err }
 func TestPushWithTokens(t *testing.T) {
 	for _, chunk := range []int64{0, 64 << 10} {
 		var who asked
-		p := newPushing(t, registry.Options{Credentials: who.get, ChunkSize: chunk}, testreg.WithBearer("joe", "pw"))
-		who.set(p.Host(), registry.Credential{Username: "joe", Password: "pw"})
+		p := newPushing(t, registry.Options{Credentials: credentials.Func(who.get), ChunkSize: chunk}, testreg.WithBearer("joe", "pw"))
+		who.set(p.Host(), credentials.Credential{Username: "joe", Password: "pw"})
 		// The token expires between the start of the upload and its content.
 		p.On(testreg.Match{Path: "/blobs/uploads/upload"}, func(x testreg.Exchange) {
 			p.ExpireTokens()
@@ -169,9 +170,9 @@ func TestPushWithTokens(t *testing.T) {
 func TestMount(t *testing.T) {
 	var who asked
 	p := newPushing(t, registry.Options{}, testreg.WithBearer("joe", "pw"))
-	who.set(p.Host(), registry.Credential{Username: "joe", Password: "pw"})
+	who.set(p.Host(), credentials.Credential{Username: "joe", Password: "pw"})
 	p.AddBlobTo("base", p.data)
-	r := open(t, registry.Options{Credentials: who.get, MountFrom: []string{
+	r := open(t, registry.Options{Credentials: credentials.Func(who.get), MountFrom: []string{
 		"elsewhere.example/base", "not a reference!", p.Ref("target", "v1"), p.Ref("none", "v1"), p.Ref("base", "v1"),
 	}})
 	if err := p.to(t, r, "target").PushBlob(bounded(t), p.desc, p.open); err != nil {
@@ -205,8 +206,8 @@ func TestUploadElsewhere(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			var who asked
-			p := newPushing(t, registry.Options{Credentials: who.get}, testreg.WithBasic("joe", "pw"))
-			who.set(p.Host(), registry.Credential{Username: "joe", Password: "pw"})
+			p := newPushing(t, registry.Options{Credentials: credentials.Func(who.get)}, testreg.WithBasic("joe", "pw"))
+			who.set(p.Host(), credentials.Credential{Username: "joe", Password: "pw"})
 			other := testreg.New(t)
 			var got []byte
 			other.Always(testreg.Match{}, func(x testreg.Exchange) {

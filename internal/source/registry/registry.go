@@ -10,6 +10,7 @@ import (
 
 	"github.com/nineply/nineply/internal/fserr"
 	"github.com/nineply/nineply/internal/source"
+	"github.com/nineply/nineply/internal/source/credentials"
 	"github.com/nineply/nineply/internal/source/hosts"
 )
 
@@ -20,7 +21,7 @@ type Options struct {
 	Hosts hosts.Config
 	// Credentials is asked when a host demands authentication; nil means
 	// anonymous.
-	Credentials CredentialFunc
+	Credentials credentials.Source
 	// UserAgent is sent with each request; "nineply" by default.
 	UserAgent string
 	// StallTimeout is how long a host may send nothing, or take to answer,
@@ -74,7 +75,7 @@ func (o Options) withDefaults() Options {
 		o.UserAgent = "nineply"
 	}
 	if o.Credentials == nil {
-		o.Credentials = Anonymous
+		o.Credentials = credentials.Chain(nil)
 	}
 	if o.Sleep == nil {
 		o.Sleep = sleep

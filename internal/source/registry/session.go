@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -13,6 +14,9 @@ import (
 
 	"go.uber.org/zap"
 	"oras.land/oras-go/v2/registry/remote/auth"
+
+	"github.com/nineply/nineply/internal/source/credentials"
+	"github.com/nineply/nineply/internal/source/hosts"
 )
 
 const (
@@ -26,19 +30,30 @@ const (
 )
 
 // session is what one host believes of us for a repository and a right: the auth
-// client with its token, and when that should be renewed. A token that has expired
-// costs three round trips in the middle of a read, so the next one is fetched
-// while the last one is still good.
+// client with its token, when that should be renewed, and which credentials the host
+// did not take. A token that has expired costs three round trips in the middle of a
+// read, so the next one is fetched while the last one is still good.
 type session struct {
 	*auth.Client
+	endpoint   *endpoint
+	repository string
 
 	mu       sync.Mutex
 	renewAt  time.Time // zero: there is nothing to renew
 	renewing bool
+
+	shown   credentials.Credential   // what was given out last
+	refused []credentials.Credential // at most MaxCandidates
+	more    bool                     // there is a candidate after shown
+	turn    int                      // changes with refused
+
+	guess guess
 }
 
-// tokenWatch notes the tokens that pass: token requests, made by the auth client,
-// are those without Accept.
+// tokenWatch is between the auth client and the network. It notes the tokens that
+// pass, says beforehand what the host would say, and sees to it that a token request
+// tells no other host what only this one may know. Token requests, made by the auth
+// client, are those without Accept.
 type tokenWatch struct {
 	http.RoundTripper
 	session *session
@@ -47,8 +62,35 @@ type tokenWatch struct {
 
 // RoundTrip implements http.RoundTripper.
 func (w tokenWatch) RoundTrip(req *http.Request) (*http.Response, error) {
+	if req.Header.Get("Accept") == "" {
+		return w.token(req)
+	}
+	if resp := w.session.foresee(req); resp != nil {
+		return resp, nil
+	}
 	resp, err := w.RoundTripper.RoundTrip(req)
-	if err != nil || req.Header.Get("Accept") != "" || resp.StatusCode != http.StatusOK {
+	if err == nil && resp.StatusCode == http.StatusUnauthorized {
+		w.session.endpoint.learn(w.session.repository, resp)
+	}
+	return resp, err
+}
+
+// token makes a token request: to another host without the client certificate of this
+// one and with its certificate checked, and never less private than this host is.
+func (w tokenWatch) token(req *http.Request) (*http.Response, error) {
+	e := w.session.endpoint
+	rt := w.RoundTripper
+	if !sameOrigin(req.URL, e.base) {
+		rt = e.client(req.URL).Transport
+	}
+	if req.URL.User != nil {
+		return nil, errors.New("the address of the token server holds a user name")
+	}
+	if req.URL.Scheme != "https" && (e.Scheme == "https" || hosts.IsLoopback(e.Addr) && !hosts.IsLoopback(req.URL.Host)) {
+		return nil, fmt.Errorf("the token server %s is not reached by https", req.URL.Host)
+	}
+	resp, err := rt.RoundTrip(req)
+	if err != nil || resp.StatusCode != http.StatusOK {
 		return resp, err
 	}
 	data, err := io.ReadAll(io.LimitReader(resp.Body, maxTokenBody))
@@ -122,21 +164,15 @@ func (e *endpoint) session(ctx context.Context, repository, actions string, scop
 }
 
 func (e *endpoint) newSession(repository string) *session {
-	s := &session{}
+	s := &session{endpoint: e, repository: repository}
 	own := *e.own
 	own.Transport = tokenWatch{own.Transport, s, e.registry.now}
 	s.Client = &auth.Client{
 		Client: &own,
 		Header: http.Header{"User-Agent": {e.registry.opts.UserAgent}},
 		// Finds the token even where a proxy's challenges name another scope.
-		Cache: auth.NewSingleContextCache(),
-		Credential: func(ctx context.Context, host string) (auth.Credential, error) {
-			if host != e.Addr {
-				return auth.EmptyCredential, nil
-			}
-			cred, err := e.registry.opts.Credentials(ctx, host, repository)
-			return auth.Credential(cred), err
-		},
+		Cache:                auth.NewSingleContextCache(),
+		Credential:           s.credential,
 		ClientID:             "nineply",
 		BlockedRealmPrefixes: realmPrefixes(e.Addr),
 	}
@@ -147,6 +183,7 @@ func (e *endpoint) newSession(repository string) *session {
 // which serves until then.
 func (e *endpoint) renew(ctx context.Context, key string, old *session, repository string, scopes []string) {
 	s := e.newSession(repository)
+	s.refused = old.refusals()
 	if err := e.ping(ctx, s, scopes); err != nil {
 		e.registry.opts.Logger.Debug("token not renewed", zap.String("host", e.Addr), zap.String("repository", repository), zap.Error(err))
 		old.failed(e.registry.now())
