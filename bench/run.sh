@@ -4,7 +4,7 @@
 #   bench/run.sh [AREA] [COUNT]
 #
 # Most areas are Go benchmarks of packages. The others are programs that print
-# the same: coldstart needs root and what "make demo" needs.
+# the same: coldstart and fuse need root and what "make demo" needs.
 #
 # The machine and the versions are the first line of each file. The tables of
 # docs/benchmarks.md are made from the files by `make bench-tables`.
@@ -23,6 +23,8 @@ declare -A areas=(
 	[convert]=bench/convert
 	[coldstart]=bench/coldstart
 	[throughput]=bench/throughput
+	[fuse]=bench/fuse
+	[ninep]=bench/ninep
 )
 wanted=${1:-all} count=${2:-5}
 if [ "$wanted" = all ]; then
