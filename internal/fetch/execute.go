@@ -44,7 +44,7 @@ func (r *run) execute(ctx context.Context, s *Scheduler) {
 // executeRange sends one request for [lo, hi) and decodes members as their bytes
 // arrive.
 func (r *run) executeRange(ctx context.Context, s *Scheduler) error {
-	s.stats.requests[r.prio].Add(1)
+	s.asked(r)
 	body, err := r.layer.blob.OpenRange(ctx, r.lo, r.hi-r.lo)
 	if err != nil {
 		return err
@@ -119,9 +119,9 @@ func noEOF(err error) error {
 // refetch asks for one member again, and other hosts than the one that served it
 // wrong where the source has several.
 func (r *run) refetch(ctx context.Context, s *Scheduler, member []byte, items []item) error {
-	s.stats.requests[r.prio].Add(1)
+	s.asked(r)
 	return source.ReadVerified(ctx, r.layer.blob, items[0].chunk.Member, member, func(p []byte) error {
-		s.stats.bytes[r.prio].Add(int64(len(p)))
+		s.brought(r, int64(len(p)))
 		return r.deliver(ctx, s, p, items)
 	})
 }
@@ -149,7 +149,7 @@ func (r *run) deliver(ctx context.Context, s *Scheduler, member []byte, items []
 // executeStream reads the whole layer once: every chunk is offered to the store
 // as it passes, and readers may still join for chunks that are to come.
 func (r *run) executeStream(ctx context.Context, s *Scheduler) error {
-	s.stats.requests[r.prio].Add(1)
+	s.asked(r)
 	s.setPassing(r, r)
 	defer s.setPassing(r, nil)
 	return r.layer.streamer.StreamChunks(ctx, func(number uint32, payload []byte) error {
@@ -197,7 +197,6 @@ func (s *Scheduler) position(r *run) int64 {
 func (s *Scheduler) advance(r *run, pos int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.stats.bytes[r.prio].Add(pos - r.pos)
-	r.layer.fetched.Add(pos - r.pos)
+	s.brought(r, pos-r.pos)
 	r.pos = pos
 }

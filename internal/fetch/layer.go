@@ -29,8 +29,8 @@ type Layer struct {
 	chunks   ChunkMap
 
 	locs    []atomic.Uint64 // chunk number to chunkstore.Loc; 0: not known to be local
-	fetched atomic.Int64    // bytes of the blob
-	worth   atomic.Int64    // bytes that take as long as one more request; 0: not known
+	traffic traffic
+	worth   atomic.Int64 // bytes that take as long as one more request; 0: not known
 	streams readAhead
 
 	passing *run // reads the whole layer now; guarded by Scheduler.mu
@@ -74,9 +74,6 @@ func (s *Scheduler) NewLearnedLayer(name string, blob source.Blob, spans Spans, 
 	l.learner = chunks
 	return l
 }
-
-// Fetched is how many bytes of the blob were fetched, whatever for.
-func (l *Layer) Fetched() int64 { return l.fetched.Load() }
 
 // Local counts the chunks that are known to be in the store, or need not be, and
 // all chunks.

@@ -3,6 +3,7 @@ package fetch
 import (
 	"context"
 	"sync"
+	"time"
 
 	"github.com/nineply/nineply/chunkstore"
 	"github.com/nineply/nineply/estargz"
@@ -171,7 +172,9 @@ func (s *Scheduler) startLocked(r *run) {
 	go func() {
 		defer s.wg.Done()
 		defer cancel()
+		began := time.Now()
 		r.execute(ctx, s)
+		s.stats.took[r.prio].Observe(time.Since(began), 1)
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.active[r.prio]--

@@ -76,7 +76,7 @@ func (r *run) executeSpans(ctx context.Context, s *Scheduler) error {
 func (r *run) decodeSpans(ctx context.Context, s *Scheduler, items []item) (int, error) {
 	lo, _ := r.layer.extent(&items[0].chunk)
 	s.restart(r, lo)
-	s.stats.requests[r.prio].Add(1)
+	s.asked(r)
 	body, err := r.layer.blob.OpenRange(ctx, lo, r.hi-lo)
 	if err != nil {
 		return 0, err
@@ -170,11 +170,11 @@ func (r *run) refetchSpan(ctx context.Context, s *Scheduler, it item) error {
 	if hi-lo > maxMember {
 		return fserr.Newf(fserr.TooLarge, "fetch", r.layer.name, "a span of %d bytes, more than %d", hi-lo, maxMember)
 	}
-	s.stats.requests[r.prio].Add(1)
+	s.asked(r)
 	put := landed{layer: r.layer, s: s}
 	defer put.store()
 	return source.ReadVerified(ctx, r.layer.blob, lo, make([]byte, hi-lo), func(p []byte) error {
-		s.stats.bytes[r.prio].Add(int64(len(p)))
+		s.brought(r, int64(len(p)))
 		_, err := r.layer.decode(bytes.NewReader(p), lo, []item{it}, func(it item, data []byte) error {
 			put.add(it, data)
 			return nil

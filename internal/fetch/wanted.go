@@ -118,7 +118,7 @@ func (r *run) receivePieces(ctx context.Context, s *Scheduler) error {
 	if !ok {
 		return fserr.Newf(fserr.Unsupported, "fetch", r.layer.name, "several ranges at once")
 	}
-	s.stats.requests[r.prio].Add(1)
+	s.asked(r)
 	body, err := blob.OpenRanges(ctx, r.pieces)
 	if err != nil {
 		return err

@@ -41,6 +41,9 @@ func (c *Catalog) Open(ctx context.Context, aname string) (Tree, func(), error) 
 	if err != nil {
 		return Tree{}, nil, err
 	}
+	if rec != nil {
+		t.account.manifest.Store(&rec.Manifest)
+	}
 	if first {
 		c.beginStart(t, rec.manifestDigest(), profiled())
 	}

@@ -54,6 +54,7 @@ type Catalog struct {
 	profileStats profileCounters
 
 	tocBytes, wholeBytes atomic.Int64
+	times                readTimes
 	building             chan struct{} // one token for each layer being indexed
 
 	early earlyTOCs // its lock is a leaf
@@ -226,6 +227,8 @@ type TreeInfo struct {
 	Layers []string
 	Files  int
 	Users  int
+
+	Account *Account
 }
 
 // Stats counts what the catalog itself fetched, bytes: tables of contents, and

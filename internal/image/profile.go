@@ -48,6 +48,7 @@ func (c *Catalog) ProfileStats() ProfileStats {
 // nothing new is read of it, or the last attach is gone.
 type coldStart struct {
 	c        *Catalog
+	tree     *treeState
 	manifest estargz.Digest
 	rec      *profile.Recorder
 	views    []profile.View // one for each layer of the tree
@@ -69,7 +70,7 @@ func (c *Catalog) beginStart(t *treeState, manifest estargz.Digest, a *asked) {
 		chunks[i] = views[i].Chunks.NumChunks()
 	}
 	s := &coldStart{
-		c: c, manifest: manifest, rec: profile.NewRecorder(chunks, c.recording), views: views, asked: a, over: make(chan struct{}),
+		c: c, tree: t, manifest: manifest, rec: profile.NewRecorder(chunks, c.recording), views: views, asked: a, over: make(chan struct{}),
 	}
 	t.start.Store(s)
 	c.goBackground(func(ctx context.Context) { c.watchStart(ctx, t, s) })
@@ -129,9 +130,10 @@ func (c *Catalog) endStart(t *treeState) {
 func (s *coldStart) finish(ctx context.Context) {
 	s.once.Do(func() {
 		touches := s.rec.Stop()
-		if s.asked != nil {
-			s.c.profileStats.unread.Add(s.asked.unread(s.views, s.rec))
-		}
+		account := s.take()
+		account.Over = true
+		s.tree.started.Store(account)
+		s.c.profileStats.unread.Add(account.Unread)
 		if !s.c.profiles.Record || len(touches) == 0 {
 			return
 		}
@@ -179,7 +181,9 @@ func (t *treeState) noteMiss(layer int, chunk uint32) {
 	case s == nil || s.asked == nil:
 	case s.asked.has(layer, chunk):
 		s.c.profileStats.late.Add(1)
+		t.account.late.Add(1)
 	default:
 		s.c.profileStats.missed.Add(1)
+		t.account.missed.Add(1)
 	}
 }

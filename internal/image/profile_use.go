@@ -200,6 +200,13 @@ func (a *asked) has(layer int, chunk uint32) bool {
 	return i < len(spans) && spans[i].First <= chunk
 }
 
+// sum is how many bytes of the blobs were asked for.
+func (a *asked) sum() int64 {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.bytes
+}
+
 // unread is how many of the bytes asked for were of no use: those of requests but
 // for what the chunks that were read needed.
 func (a *asked) unread(views []profile.View, rec *profile.Recorder) int64 {

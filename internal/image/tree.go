@@ -23,6 +23,10 @@ type treeState struct {
 	layers []*Layer // bottom first; one user each
 	start  atomic.Pointer[coldStart]
 
+	account account
+	started atomic.Pointer[StartAccount] // of the last start, once it is over
+	times   *readTimes
+
 	// Guarded by Catalog.mu.
 	users int
 	used  time.Time
@@ -33,7 +37,7 @@ func (t *treeState) info() TreeInfo {
 	for i, l := range t.layers {
 		names[i] = l.id.blob.String()
 	}
-	return TreeInfo{Name: t.name, Layers: names, Files: t.index.NumNodes(), Users: t.users}
+	return TreeInfo{Name: t.name, Layers: names, Files: t.index.NumNodes(), Users: t.users, Account: t.take()}
 }
 
 // Tree is the merged view of a chain of layers, as 9P and its like serve it.
@@ -57,7 +61,7 @@ func (c *Catalog) tree(layers []*Layer, overlay bool) (t *treeState, first bool,
 		c.release(layers...)
 		return nil, false, err
 	}
-	t = &treeState{name: name, index: index, layers: layers, users: 1}
+	t = &treeState{name: name, index: index, layers: layers, users: 1, times: &c.times}
 	c.mu.Lock()
 	if other := c.trees[name]; other != nil { // opened by someone else meanwhile
 		first = other.users == 0
@@ -221,6 +225,8 @@ func (t *treeState) TryReadAt(n uint64, p []byte, off int64) (int, bool, error) 
 		return 0, true, err
 	}
 	l := t.layers[c.Layer]
+	cell := t.account.cell(n, off)
+	began := cell.begin()
 	done := 0
 	for done < len(p) {
 		i := l.index.FindChunk(c, uint64(off)+uint64(done))
@@ -231,6 +237,7 @@ func (t *treeState) TryReadAt(n uint64, p []byte, off int64) (int, bool, error) 
 		t.noteRead(c.Layer, i)
 		m, ok := l.bytes.TryRead(i, p[done:], off+int64(done)-chunk.Offset)
 		if !ok {
+			cell.missed()
 			return 0, false, nil
 		}
 		if m == 0 {
@@ -238,11 +245,19 @@ func (t *treeState) TryReadAt(n uint64, p []byte, off int64) (int, bool, error) 
 		}
 		done += m
 	}
+	t.hit(cell, began, done)
 	return done, true, nil
 }
 
 // ReadAt reads, fetching what is missing.
 func (t *treeState) ReadAt(ctx context.Context, n uint64, p []byte, off int64) (int, error) {
+	began := time.Now()
+	done, err := t.readAt(ctx, n, p, off)
+	t.waitedFor(began, done, err)
+	return done, err
+}
+
+func (t *treeState) readAt(ctx context.Context, n uint64, p []byte, off int64) (int, error) {
 	c, p, err := t.clip(n, p, off)
 	if err != nil || len(p) == 0 {
 		return 0, err
