@@ -118,8 +118,13 @@ func (s *Store) movePlace(d Digest, old, loc Loc) {
 	s.count.moved.Add(1)
 	if g := s.segment(old.segment()); g != nil {
 		g.live.Add(-1)
+		to := s.segment(loc.segment())
 		if g.cool(old.unit()) {
-			s.segment(loc.segment()).touch(loc.unit())
+			to.touch(loc.unit())
+		}
+		if g.isProven(old.unit()) {
+			g.unprove(old)
+			to.prove(loc.unit(), loc)
 		}
 	}
 }

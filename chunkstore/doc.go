@@ -17,11 +17,13 @@
 // whenever it is missing, damaged or older than they are. docs/format-chunkstore.md
 // describes the files.
 //
-// Space is bounded. Put reserves before it writes; when the limit is near, a
-// CLOCK hand walks the sealed segments in order of age, spares chunks that were
-// read since it last came by, and frees the rest by punching holes and by
-// unlinking segments that have become empty. What is read is remembered in
-// memory, one bit per 4 KiB; a read never writes to the disk.
+// Space is bounded. Put reserves before it writes; when the limit is near, a hand
+// walks the sealed segments in order of age and takes what was put and not read
+// again, so that a sweep of new chunks pushes out nothing but its like; another
+// takes what was read again, but not lately. Bytes are freed by punching holes and
+// by unlinking segments that have become empty. What is read is remembered in
+// memory, two bits per 4 KiB; a read never writes to the disk. Chunks that are
+// pinned ([Store.SetPinned]) stay.
 //
 // The package also keeps [Records], a small durable key-value space for the
 // facts callers hold about layers and images.

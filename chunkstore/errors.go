@@ -17,7 +17,8 @@ var (
 	// ErrDigest: the data offered is not what its digest says. (fserr.Corrupt)
 	ErrDigest = fserr.New(fserr.Corrupt, "chunk", "", errors.New("data does not match its digest"))
 	// ErrNoSpace: neither the limit nor the disk has room, even after
-	// evicting. What is stored can still be read. (fserr.NoSpace)
+	// evicting all that is not pinned. What is stored can still be read.
+	// (fserr.NoSpace)
 	ErrNoSpace = fserr.New(fserr.NoSpace, "chunk store", "", errors.New("no space left"))
 	// ErrClosed: the store was closed. (fserr.Closed)
 	ErrClosed = fserr.New(fserr.Closed, "chunk store", "", nil)
@@ -32,9 +33,9 @@ func chunkError(kind fserr.Kind, op string, d Digest, err error) error {
 
 // noSpace wraps the cause of a lack of space so that it matches ErrNoSpace.
 func noSpace(d Digest, cause error) error {
-	if cause == nil || errors.Is(cause, ErrNoSpace) {
+	if cause == nil {
 		cause = ErrNoSpace
-	} else {
+	} else if !errors.Is(cause, ErrNoSpace) {
 		cause = errors.Join(ErrNoSpace, cause)
 	}
 	return chunkError(fserr.NoSpace, "put", d, cause)

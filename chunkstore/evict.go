@@ -5,18 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"slices"
 
 	"go.uber.org/zap"
 )
 
-// maxSpared is how many records the hand spares, because they were read, before
-// it takes what it finds: a bound on how long Put waits if everything is in use.
-const maxSpared = 1 << 14
-
-// Evict gives up chunks until wantFree bytes of disk have been freed, those not
-// read for longest first, and returns how many bytes it freed. It can free less
-// if there is not more: the active segment is not evicted from.
+// Evict gives up chunks until wantFree bytes of disk have been freed, the least
+// valuable first, and returns how many bytes it freed. It can free less if there
+// is not more: pinned chunks stay, and the active segment is not evicted from.
 func (s *Store) Evict(ctx context.Context, wantFree int64) (int64, error) {
 	if err := s.enter(); err != nil {
 		return 0, err
@@ -40,110 +35,6 @@ func (s *Store) evict(ctx context.Context, want int64) (int64, error) {
 	defer s.evictMu.Unlock()
 	freed := s.sweepAll(ended(ctx), want)
 	return freed, ctx.Err()
-}
-
-// sweepAll moves the hand over the closed segments, in order of age, until want
-// bytes are freed or stop says so. First it spares what was read since the hand
-// last came by, but no more than a bounded number of records; then it takes
-// all. evictMu is held.
-func (s *Store) sweepAll(stop func() bool, want int64) int64 {
-	freed, spared := int64(0), 0
-	for _, force := range []bool{false, true} {
-		for _, g := range s.fromHand() {
-			if freed >= want || stop() || !force && spared > maxSpared {
-				break
-			}
-			before := g.charge.Load()
-			spared += s.sweep(g, want-freed, force)
-			freed += before - g.charge.Load()
-		}
-	}
-	s.count.evictedBytes.Add(freed)
-	return freed
-}
-
-func ended(ctx context.Context) func() bool {
-	return func() bool { return ctx.Err() != nil }
-}
-
-// fromHand gives the closed segments in the order the hand meets them.
-func (s *Store) fromHand() []*segment {
-	list := slices.DeleteFunc(s.segments(), func(g *segment) bool { return !g.is(stateClosed) })
-	i, _ := slices.BinarySearchFunc(list, s.hand, func(g *segment, id uint32) int {
-		return int(int64(g.id) - int64(id))
-	})
-	return append(list[i:len(list):len(list)], list[:i]...)
-}
-
-// sweep frees up to about want bytes of one segment, from where the hand is in
-// it, and moves the hand. It says how many records it spared.
-func (s *Store) sweep(g *segment, want int64, force bool) int {
-	from := uint32(0)
-	if g.id == s.hand {
-		from = s.handUnit
-	}
-	s.hand, s.handUnit = g.id+1, 0
-	entries, err := s.entriesOf(g)
-	if err != nil && !isDamage(err) {
-		s.log.Warn("segment passed over", zap.String("path", g.path), zap.Error(err))
-		return 0
-	}
-	live := slices.DeleteFunc(entries, func(e entry) bool {
-		loc, ok := s.lookup(e.digest)
-		return !ok || loc != e.loc(g.id)
-	})
-	if s.noHoles.Load() {
-		from, want = 0, 1<<62 // space comes back only with the whole file
-	}
-	c := choose(g, live, from, want, force)
-	if c.stopped {
-		s.hand, s.handUnit = g.id, c.next
-	}
-	switch {
-	case len(c.keep) == 0:
-		err = s.removeSegment(g, c.victims)
-	case len(c.victims) > 0 && !s.noHoles.Load():
-		err = s.shrink(g, c.keep, c.victims)
-	}
-	if err != nil {
-		s.log.Warn("eviction", zap.String("path", g.path), zap.Error(err))
-	}
-	return len(c.keep)
-}
-
-// choice is what becomes of a segment's records.
-type choice struct {
-	keep, victims []entry
-	stopped       bool   // enough was found before the segment's end
-	next          uint32 // where to go on then
-}
-
-// choose splits a segment's live records into those to keep and those to evict;
-// it judges those from one unit on, until it has found want bytes. A file block
-// is hot or cold as a whole.
-func choose(g *segment, live []entry, from uint32, want int64, force bool) (c choice) {
-	block, hot := int64(-1), false
-	for i, e := range live {
-		if want <= 0 {
-			c.keep = append(c.keep, live[i:]...)
-			c.stopped, c.next = true, e.unit
-			return c
-		}
-		if e.unit < from {
-			c.keep = append(c.keep, e)
-			continue
-		}
-		if b := e.offset() / blockSize; b != block {
-			block, hot = b, g.cool(e.unit)
-		}
-		if hot && !force {
-			c.keep = append(c.keep, e)
-			continue
-		}
-		c.victims = append(c.victims, e)
-		want -= recordSize(int64(e.size))
-	}
-	return c
 }
 
 // entriesOf gives the records of a closed segment, dead ones among them.

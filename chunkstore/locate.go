@@ -126,6 +126,7 @@ func (s *Store) dropPlaces(list []placed, also ...change) (int, error) {
 		n++
 		if g := s.segment(p.loc.segment()); g != nil {
 			g.live.Add(-1)
+			g.unprove(p.loc)
 		}
 		s.pendingMu.Lock()
 		s.pending[p.digest] = 0

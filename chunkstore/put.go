@@ -81,7 +81,7 @@ func (s *Store) dedup(d Digest, find func(Digest) (Loc, bool)) (Loc, bool) {
 	}
 	s.count.dedups.Add(1)
 	if g := s.segment(loc.segment()); g != nil {
-		g.touch(loc.unit())
+		g.noteRead(loc.unit())
 	}
 	return loc, true
 }
@@ -195,7 +195,7 @@ func (s *Store) reserve(ctx context.Context, payload int64) (*segment, error) {
 		case 1:
 			err = s.closeActive(ctx)
 		default:
-			err = ErrNoSpace
+			err = s.full()
 		}
 		if err != nil {
 			return nil, err

@@ -37,7 +37,7 @@ func (s *Store) ReadAt(loc Loc, d Digest, p []byte, off int64) (int, error) {
 	}
 	if g := s.segment(loc.segment()); g != nil {
 		if n, err := s.readFrom(g, loc, d, p, off); err == nil {
-			g.touch(loc.unit())
+			g.noteRead(loc.unit())
 			s.count.hits.Add(1)
 			return n, nil
 		}
@@ -52,7 +52,7 @@ func (s *Store) ReadAt(loc Loc, d Digest, p []byte, off int64) (int, error) {
 		return 0, err
 	}
 	if g := s.segment(loc.segment()); g != nil {
-		g.touch(loc.unit())
+		g.noteRead(loc.unit())
 	}
 	s.count.hits.Add(1)
 	return n, nil

@@ -92,7 +92,8 @@ func (s *Store) openFound(id uint32) (*segment, error) {
 	}
 	g.size.Store(size)
 	if bits := size/blockSize + 1; bits > int64(len(g.touched)*32) {
-		g.touched = newSegment("", id, size).touched
+		larger := newSegment("", id, size)
+		g.touched, g.proven = larger.touched, larger.proven
 	}
 	return g, nil
 }
@@ -201,7 +202,7 @@ func (s *Store) adoptSealed(g *segment, found scanned) error {
 	return s.reclaim(g, found.entries)
 }
 
-// loadHeat gives the segments the touched bits saved last.
+// loadHeat gives the segments the bits saved last.
 func (s *Store) loadHeat() error {
 	err := s.db.walk([]byte{prefixHeat}, func(key, val []byte) error {
 		if len(key) != 5 {

@@ -182,7 +182,7 @@ func (s *Store) sealActive() error {
 	return s.seal(g)
 }
 
-// saveHeat writes the touched bits that have changed to the database.
+// saveHeat writes what has changed of the segments' heat to the database.
 func (s *Store) saveHeat() error {
 	var changes []change
 	for _, g := range s.segments() {

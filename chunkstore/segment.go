@@ -56,15 +56,19 @@ type segment struct {
 	path  string
 	state atomic.Int32
 	file  atomic.Pointer[openFile] // nil while no descriptor is held
-	// touched has a bit per blockSize of file: read since the hand last came by.
+	// touched has a bit per blockSize of file: read since a hand last came by.
 	touched []atomic.Uint32
+	// proven has a bit for the same: read again after it was put. It is changed
+	// under evictMu only.
+	proven      []atomic.Uint32
+	provenBytes atomic.Int64 // of records with that bit, about
 
 	size    atomic.Int64 // bytes of file
 	punched atomic.Int64 // bytes of file that are holes
 	charge  atomic.Int64 // bytes counted against the limit
 	live    atomic.Int64 // records that the index database places here
 	sealed  atomic.Bool  // has a valid index at its end
-	// warm is set when touched has changed since it was last saved.
+	// warm is set when touched or proven has changed since they were last saved.
 	warm atomic.Bool
 
 	// The rest belongs to the state's owner; placeMu too is held to change it
@@ -85,6 +89,7 @@ func newSegment(dir string, id uint32, capacity int64) *segment {
 		id:      id,
 		path:    dir + "/" + segmentName(id),
 		touched: make([]atomic.Uint32, (bits+31)/32),
+		proven:  make([]atomic.Uint32, (bits+31)/32),
 	}
 }
 
@@ -105,31 +110,6 @@ func parseSegmentName(name string) (uint32, bool) {
 
 func (g *segment) is(s segmentState) bool { return g.state.Load() == int32(s) }
 func (g *segment) become(s segmentState)  { g.state.Store(int32(s)) }
-
-// touch remembers that the record at unit was read. The bit is nearly always
-// set already, so that readers share the line instead of fighting for it.
-func (g *segment) touch(unit uint32) {
-	word, bit := g.touchedBit(unit)
-	if word.Load()&bit == 0 {
-		word.Or(bit)
-		g.warm.Store(true)
-	}
-}
-
-// cool forgets that the record was read, and says whether it had been.
-func (g *segment) cool(unit uint32) bool {
-	word, bit := g.touchedBit(unit)
-	if word.Load()&bit == 0 {
-		return false
-	}
-	g.warm.Store(true)
-	return word.And(^bit)&bit != 0
-}
-
-func (g *segment) touchedBit(unit uint32) (*atomic.Uint32, uint32) {
-	i := min(int(unit/(blockSize/unitSize)), len(g.touched)*32-1)
-	return &g.touched[i/32], 1 << (i % 32)
-}
 
 // encodeSuperblock gives a segment file's first bytes.
 func encodeSuperblock(id uint32, cookie uint64) []byte {
@@ -262,23 +242,6 @@ func readFull(r io.ReaderAt, p []byte, off int64) error {
 		return io.ErrUnexpectedEOF
 	}
 	return err
-}
-
-// heat gives the touched bits in the form the database keeps.
-func (g *segment) heat() []byte {
-	buf := make([]byte, 0, 4*len(g.touched))
-	for i := range g.touched {
-		buf = binary.LittleEndian.AppendUint32(buf, g.touched[i].Load())
-	}
-	return buf
-}
-
-// warmUp takes over bits that heat gave.
-func (g *segment) warmUp(buf []byte) {
-	for i := 0; i < len(g.touched) && len(buf) >= 4; i++ {
-		g.touched[i].Store(binary.LittleEndian.Uint32(buf))
-		buf = buf[4:]
-	}
 }
 
 // footerSum is the checksum of the index in an encoded footer.

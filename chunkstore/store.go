@@ -114,11 +114,11 @@ type Store struct {
 	placeMu   sync.Mutex
 
 	evictMu      sync.Mutex
-	hand         uint32       // under evictMu: segment the sweep goes on from
-	handUnit     uint32       // under evictMu: and where in it
-	noHoles      atomic.Bool  // the file system cannot punch holes
-	used         atomic.Int64 // bytes charged to the limit
-	indexReserve atomic.Int64 // room a sweep needs for a new index
+	hands        [2]hand                // under evictMu: where sweeps go on from
+	pins         atomic.Pointer[pinned] // nil: none
+	noHoles      atomic.Bool            // the file system cannot punch holes
+	used         atomic.Int64           // bytes charged to the limit
+	indexReserve atomic.Int64           // room a sweep needs for a new index
 
 	seals chan *segment
 	syncs chan chan error
@@ -150,6 +150,8 @@ type Stats struct {
 	EvictedChunks int64
 	MovedChunks   int64 // chunks moved out of segments that were nearly empty
 	SealErrors    int64 // segments or batches that could not be made durable at the first try
+	Pinned        int64 // chunks that must stay, whether they are there or not
+	ProvenBytes   int64 // of chunks that were read again after they were put, about
 	Pending       int64 // chunks whose place is not yet in the index database
 	OpenFiles     int64
 }
@@ -169,10 +171,12 @@ func (s *Store) Stats() Stats {
 		MovedChunks:   s.count.moved.Load(),
 		SealErrors:    s.count.sealErr.Load(),
 		OpenFiles:     s.files.count(),
+		Pinned:        int64(s.pins.Load().count()),
 	}
 	for _, g := range s.segments() {
 		st.Segments++
 		st.Chunks += g.live.Load()
+		st.ProvenBytes += g.provenBytes.Load()
 	}
 	s.pendingMu.RLock()
 	st.Pending = int64(len(s.pending))
