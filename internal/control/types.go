@@ -78,6 +78,9 @@ type Tree struct {
 	Layers []string `json:"layers"` // blob digests, bottom first
 	Files  int      `json:"files"`
 	Users  int      `json:"users"` // attaches
+	// Image is the digest of the manifest that it was attached by last, if known.
+	Image   string   `json:"image,omitempty"`
+	Account *Account `json:"account,omitempty"`
 }
 
 // Status is the answer to "what is this daemon doing".

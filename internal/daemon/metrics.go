@@ -25,7 +25,7 @@ type collector struct {
 	s *service
 
 	fetchRequests, fetchBytes, tocBytes, wholeBytes  metric
-	chunkReads, corrupt, notStored, runs             metric
+	chunkReads, unverified, notStored                metric
 	cacheBytes, cacheLimit, cacheChunks, evicted     metric
 	messages, errors, payload, sessions, fids, trees metric
 
@@ -41,9 +41,8 @@ func newCollector(s *service) *collector {
 		tocBytes:      newMetric("toc_bytes_total", "Blob bytes fetched for footers and tables of contents.", counter),
 		wholeBytes:    newMetric("whole_layer_bytes_total", "Blob bytes of layers that were read whole.", counter),
 		chunkReads:    newMetric("chunk_reads_total", "Chunk reads, by whether the cache had the chunk.", counter, "result"),
-		corrupt:       newMetric("corrupt_total", "Bytes that failed verification, by where they came from.", counter, "from"),
+		unverified:    newMetric("verify_failures_total", "Bytes that failed verification: when they were fetched (source), or when they were read from the cache (cache).", counter, "kind"),
 		notStored:     newMetric("chunks_not_stored_total", "Chunks that were served but could not be cached.", counter),
-		runs:          newMetric("fetch_runs", "Requests now, by state.", gauge, "state"),
 		cacheBytes:    newMetric("cache_bytes", "Bytes that the cache occupies.", gauge),
 		cacheLimit:    newMetric("cache_limit_bytes", "Most bytes that the cache may occupy; 0 for no limit.", gauge),
 		cacheChunks:   newMetric("cache_chunks", "Chunks in the cache.", gauge),
@@ -83,12 +82,10 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	send(c.wholeBytes, float64(f.Whole))
 	send(c.chunkReads, float64(f.Hits), "hit")
 	send(c.chunkReads, float64(f.Misses), "miss")
-	send(c.corrupt, float64(f.Corrupt), "source")
+	send(c.unverified, float64(f.Corrupt), "source")
 	send(c.notStored, float64(c.s.sched.Stats().NotStored))
-	send(c.runs, float64(f.Queued), "queued")
-	send(c.runs, float64(f.Active), "active")
 	cache := c.s.cacheStatus()
-	send(c.corrupt, float64(cache.Corrupt), "cache")
+	send(c.unverified, float64(cache.Corrupt), "cache")
 	send(c.cacheBytes, float64(cache.Bytes))
 	send(c.cacheLimit, float64(cache.MaxBytes))
 	send(c.cacheChunks, float64(cache.Chunks))
@@ -117,7 +114,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 // metricsHandler serves the metrics of s.
 func metricsHandler(s *service) http.Handler {
 	reg := prometheus.NewRegistry()
-	reg.MustRegister(newCollector(s))
+	reg.MustRegister(newCollector(s), newReadCollector(s))
 	if s.traffic != nil {
 		reg.MustRegister(newSourceCollector(s.traffic))
 	}

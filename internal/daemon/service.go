@@ -97,7 +97,7 @@ func (s *service) Status(ctx context.Context) (control.Status, error) {
 		Cache: s.cacheStatus(), Fetch: s.fetchStatus(), Sessions: s.server.Stats().Conns,
 	}
 	for _, t := range s.catalog.Trees() {
-		st.Trees = append(st.Trees, control.Tree{Name: t.Name, Layers: t.Layers, Files: t.Files, Users: t.Users})
+		st.Trees = append(st.Trees, treeStatus(t))
 	}
 	for _, l := range s.catalog.Layers() {
 		st.Layers = append(st.Layers, layerStatus(l))

@@ -252,40 +252,46 @@ func (t *treeState) TryReadAt(n uint64, p []byte, off int64) (int, bool, error) 
 // ReadAt reads, fetching what is missing.
 func (t *treeState) ReadAt(ctx context.Context, n uint64, p []byte, off int64) (int, error) {
 	began := time.Now()
-	done, err := t.readAt(ctx, n, p, off)
-	t.waitedFor(began, done, err)
+	done, waited, err := t.readAt(ctx, n, p, off)
+	switch {
+	case err != nil || waited:
+		t.waitedFor(began, done, err)
+	case done > 0:
+		t.answered(t.account.cell(n, off), began, done)
+	}
 	return done, err
 }
 
-func (t *treeState) readAt(ctx context.Context, n uint64, p []byte, off int64) (int, error) {
+// readAt is ReadAt, and tells whether something had to be waited for.
+func (t *treeState) readAt(ctx context.Context, n uint64, p []byte, off int64) (done int, waited bool, err error) {
 	c, p, err := t.clip(n, p, off)
 	if err != nil || len(p) == 0 {
-		return 0, err
+		return 0, false, err
 	}
 	l := t.layers[c.Layer]
-	done := 0
 	for done < len(p) {
 		i := l.index.FindChunk(c, uint64(off)+uint64(done))
 		chunk, ok := l.index.Chunk(i)
 		if !ok {
-			return 0, t.hole(n)
+			return 0, waited, t.hole(n)
 		}
 		t.noteRead(c.Layer, i)
 		m, ok := l.bytes.TryRead(i, p[done:], off+int64(done)-chunk.Offset)
 		if !ok {
+			waited = true
 			t.noteMiss(c.Layer, i)
 			m, err = l.bytes.Read(ctx, i, p[done:], off+int64(done)-chunk.Offset)
 		}
 		if err != nil {
 			l.failed(err)
-			return 0, err
+			return 0, waited, err
 		}
 		if m == 0 {
-			return 0, t.hole(n)
+			return 0, waited, t.hole(n)
 		}
 		done += m
 	}
-	return done, nil
+	return done, waited, nil
 }
 
 // clip finds a file's content and cuts p at its end.
