@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
 	"io"
@@ -15,6 +14,7 @@ import (
 	"github.com/nineply/nineply/internal/config"
 	"github.com/nineply/nineply/internal/convert"
 	"github.com/nineply/nineply/internal/image"
+	"github.com/nineply/nineply/internal/optimize"
 	"github.com/spf13/cobra"
 )
 
@@ -24,7 +24,7 @@ type convertFlags struct {
 	selection            selectionFlags
 	containerd           containerdFlags
 	format, dialect      string
-	prefetch             string
+	prefetch, recordIn   string
 	chunkSize, minMember string
 	level                int
 	keepDiffID, reuse    bool
@@ -65,23 +65,30 @@ estargz then go into an image of their own, DST with "-esgztoc" behind its tag.`
   nineply convert containerd://k8s.io/example.com/app:1 oci-archive:app.tar:1`,
 		RunE: func(cmd *cobra.Command, args []string) error { return a.convert(cmd, f, args[0], args[1]) },
 	}
+	f.shared(cmd)
+	flags := cmd.Flags()
+	flags.StringVar(&f.prefetch, "prefetch-list", "", "file with one path per line, to be fetched first when the image is used")
+	flags.StringVar(&f.recordIn, "record-in", "", "file with the same as JSON lines that say which layer is meant, as optimize --record-out, profile export --format records and ctr-remote write them")
+	flags.BoolVar(&f.keepDiffID, "keep-diff-id", false, "do not change what a layer decompresses to, so that the config stays")
+	flags.BoolVar(&f.reuse, "reuse", false, "copy layers that have the format already")
+	return cmd
+}
+
+// shared adds the flags that all commands have which write an image again.
+func (f *convertFlags) shared(cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.BoolVar(&f.asJSON, "json", false, "print one JSON object")
 	flags.BoolVarP(&f.quiet, "quiet", "q", false, "no progress, and no notes on standard error")
 	flags.StringVar(&f.format, "format", "estargz", "estargz or zstd:chunked")
 	flags.StringVar(&f.dialect, "dialect", "stargz", "of zstd:chunked: stargz or containers")
-	flags.StringVar(&f.prefetch, "prefetch-list", "", "file with one path per line, to be fetched first when the image is used")
 	flags.StringVar(&f.chunkSize, "chunk-size", "", "largest chunk of a file (default 1MiB)")
 	flags.StringVar(&f.minMember, "min-member-size", "", "small files are compressed together up to this size")
 	flags.IntVar(&f.level, "level", 0, "compression level, 1 to 9 (default: the format's)")
-	flags.BoolVar(&f.keepDiffID, "keep-diff-id", false, "do not change what a layer decompresses to, so that the config stays")
-	flags.BoolVar(&f.reuse, "reuse", false, "copy layers that have the format already")
 	flags.BoolVar(&f.keepAttestations, "keep-attestations", false, "copy the attestations of an index")
 	flags.StringVar(&f.tempDir, "temp-dir", "", "where the converted layers lie until they are pushed (default: TMPDIR)")
 	flags.IntVar(&f.parallel, "parallel", 0, "layers to convert at once (default 2)")
 	f.selection.add(cmd)
 	f.containerd.add(cmd)
-	return cmd
 }
 
 func (a *app) convert(cmd *cobra.Command, f convertFlags, src, dst string) error {
@@ -163,12 +170,35 @@ func (f convertFlags) options() (convert.Options, error) {
 		}
 		*s.into = int64(size)
 	}
-	if f.prefetch != "" {
-		if w.Prioritized, err = readLines(f.prefetch); err != nil {
-			return opts, fmt.Errorf("--prefetch-list: %w", err)
-		}
+	return opts, f.order(&opts)
+}
+
+// order reads what is to come first. Records say for which layer, paths do not.
+func (f convertFlags) order(opts *convert.Options) error {
+	flag, path := "--prefetch-list", f.prefetch
+	if f.recordIn != "" {
+		flag, path = "--record-in", f.recordIn
 	}
-	return opts, nil
+	if path == "" {
+		return nil
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return fmt.Errorf("%s: %w", flag, err)
+	}
+	records, err := optimize.ReadList(data)
+	if err != nil {
+		return fmt.Errorf("%s: %s: %w", flag, path, err)
+	}
+	layers := false
+	for _, r := range records {
+		layers = layers || r.ManifestDigest != "" || r.LayerIndex != nil
+		opts.Writer.Prioritized = append(opts.Writer.Prioritized, r.Path)
+	}
+	if layers {
+		opts.Order = optimize.NewOrder(records).Layer
+	}
+	return nil
 }
 
 // formats reads --format and --dialect, and refuses what does not go together.
@@ -190,8 +220,11 @@ func (f convertFlags) formats(w *estargz.WriterOptions) error {
 	default:
 		return fmt.Errorf("--dialect: %q is neither stargz nor containers", f.dialect)
 	}
-	if f.keepDiffID && f.prefetch != "" {
-		return errors.New("--keep-diff-id leaves the order of a layer alone: it does not go with --prefetch-list")
+	if f.keepDiffID && f.prefetch+f.recordIn != "" {
+		return errors.New("--keep-diff-id leaves the order of a layer alone: it does not go with --prefetch-list or --record-in")
+	}
+	if f.prefetch != "" && f.recordIn != "" {
+		return errors.New("--prefetch-list and --record-in exclude each other")
 	}
 	return nil
 }
@@ -224,21 +257,4 @@ func (p *progress) end() {
 	if p.shown {
 		_, _ = fmt.Fprint(p.w, "\r\x1b[K")
 	}
-}
-
-// readLines reads the lines of a file that are not empty.
-func readLines(path string) ([]string, error) {
-	file, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = file.Close() }() // read side
-	var lines []string
-	sc := bufio.NewScanner(file)
-	for sc.Scan() {
-		if line := strings.TrimSpace(sc.Text()); line != "" {
-			lines = append(lines, line)
-		}
-	}
-	return lines, sc.Err()
 }

@@ -32,6 +32,7 @@ var allowed = map[string][]string{
 	"internal/fetch":             {"internal/source", "internal/histogram", "estargz", "chunkstore", "internal/fserr"},
 	"internal/image":             {"internal/fetch", "internal/histogram", "internal/profile", "internal/soci", "internal/source", "internal/layertar", "internal/zran", "layerindex", "chunkstore", "estargz", "internal/fserr"},
 	"internal/convert":           {"estargz", "internal/source", "internal/layertar", "internal/fserr"},
+	"internal/optimize":          {"internal/config", "internal/control", "internal/convert", "internal/daemon", "internal/mount", "internal/p9client", "internal/profile", "internal/source", "estargz", "internal/fserr"},
 	"internal/p9client":          {"internal/fserr"},
 	"internal/mount":             {"internal/p9client", "internal/fserr"},
 	"internal/keeper":            {"internal/mount", "internal/p9client", "internal/control", "internal/fserr"},
@@ -97,7 +98,7 @@ var soleImporters = map[string][]string{
 	"github.com/hanwen/go-fuse/":   {"internal/mount"},
 	"github.com/spf13/cobra":       {"internal/cli", "internal/cli/..."},
 	// A containerd is a host of the snapshotter, and one more place for images.
-	"github.com/containerd/containerd/": {"snapshotter", "snapshotter/...", "internal/coldstart", "internal/source/containerdstore"},
+	"github.com/containerd/containerd/": {"snapshotter", "snapshotter/...", "internal/coldstart", "internal/optimize", "internal/source/containerdstore"},
 }
 
 // vagueNames say nothing about what is inside.
