@@ -11,6 +11,7 @@ FUZZTIME ?= 30s
 CONFORMANCETIME ?= 60s
 BENCH ?= all
 SOAKTIME ?= 10m
+DEATHS ?= 1000
 GO_BUILD := CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X github.com/nineply/nineply/internal/cli.version=$(VERSION)'
 # Everything but the end-to-end tests, which have a target of their own.
 UNIT = $$(go list ./... | grep -v '/e2e')
@@ -66,8 +67,8 @@ e2e: build ## run the end-to-end tests with real registries, runtimes and guests
 	NINEPLY_E2E=require go test -count=1 -timeout 30m ./e2e/...
 
 .PHONY: soak
-soak: build ## mount, compare, kill and restart for SOAKTIME (10m), watching for leaks
-	NINEPLY_E2E=require NINEPLY_SOAK=$(SOAKTIME) go test -count=1 -timeout 0 -v -run '^TestSoak$$' ./e2e
+soak: build ## mount, compare, kill and restart for SOAKTIME (10m), watching for leaks; DEATHS (1000) of the daemon under readers
+	NINEPLY_E2E=require NINEPLY_SOAK=$(SOAKTIME) NINEPLY_DEATHS=$(DEATHS) go test -count=1 -timeout 0 -v -run '^(TestSoak|TestDeaths)$$' ./e2e
 
 .PHONY: bench
 bench: ## run the benchmarks of the area BENCH (all), results in bench/results

@@ -45,14 +45,11 @@ docker_config = '%[1]s'
 level = 'debug'
 %[2]s`
 
-// BuildPrograms compiles nineply and nineply-mount into dir.
+// BuildPrograms compiles the product and the programs of the tests into dir.
 func BuildPrograms(t testing.TB, dir string) {
 	t.Helper()
-	for _, name := range []string{"nineply", "nineply-mount", "treesum"} {
-		path := "github.com/nineply/nineply/cmd/" + name
-		if name == "treesum" {
-			path = "github.com/nineply/nineply/e2e/treesum"
-		}
+	for name, parent := range map[string]string{"nineply": "cmd", "nineply-mount": "cmd", "treesum": "e2e", "checker": "e2e"} {
+		path := "github.com/nineply/nineply/" + parent + "/" + name
 		if _, err := vmtest.BuildStatic(t.Context(), dir, path); err != nil {
 			t.Fatal(err)
 		}
