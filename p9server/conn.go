@@ -20,7 +20,7 @@ const (
 	requestBuffer = 16 << 10
 	// flushAt is how many bytes of replies are gathered before they are
 	// written although further requests are at hand.
-	flushAt = 128 << 10
+	flushAt = 64 << 10
 )
 
 // conn is one connection. Fields are grouped by who may touch them.
@@ -46,7 +46,6 @@ type conn struct {
 	names       nameList
 	tally       tally
 
-	greeted  bool // a version has been agreed on, now or earlier
 	draining atomic.Bool
 
 	// Writing. wmu is taken before mu.
@@ -88,7 +87,6 @@ func newConn(ctx context.Context, s *Server, nc net.Conn) *conn {
 // serve runs the read loop and then takes everything down.
 func (c *conn) serve() error {
 	stop := onDone(c.ctx, c.wake)
-	c.readBy(time.Now().Add(c.srv.opts.VersionTimeout))
 	err := c.loop()
 	if c.draining.Load() && isTimeout(err) {
 		c.wg.Wait()
@@ -334,19 +332,8 @@ func (c *conn) writeFailed(err error) {
 // drain lets the read loop end after what it has read.
 func (c *conn) drain() {
 	c.draining.Store(true)
-	c.readBy(time.Unix(1, 0))
-}
-
-// readBy sets the deadline of reading, none if it is zero. A connection that is
-// drained keeps the one it has passed.
-func (c *conn) readBy(t time.Time) {
-	err := c.nc.SetReadDeadline(t)
-	if err == nil && c.draining.Load() {
-		err = c.nc.SetReadDeadline(time.Unix(1, 0))
-	}
-	// What fails to take a deadline is failing anyway, or has none and cannot be
-	// drained.
-	if err != nil && (c.draining.Load() || !errors.Is(err, os.ErrNoDeadline)) {
+	// A connection that fails to take a deadline is failing anyway.
+	if c.nc.SetReadDeadline(time.Unix(1, 0)) != nil {
 		c.abort()
 	}
 }

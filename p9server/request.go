@@ -77,32 +77,17 @@ func (c *conn) start(r *request, timeout time.Duration) {
 	}
 }
 
-// mayRun tells whether r fits the bounds of this connection; mu is held. One
-// request may always run, or wait for its turn among all connections. Each more
-// is for a connection that has less than what all leave free: n connections that
-// want all they can get have one part in n+1 of the server's bounds each, and
-// leave one part for the next to come.
+// mayRun tells whether r fits the bounds of this connection; mu is held.
 func (c *conn) mayRun(r *request) bool {
-	if c.running == 0 {
-		return true
-	}
 	o := &c.srv.opts
-	free, freeBytes := int64(o.MaxReads)-c.srv.running.Load(), o.MaxBytes-c.srv.runningBytes.Load()
-	bytes := c.runningBytes + int64(r.n)
-	return c.running < o.MaxConnReads && int64(c.running) < free && bytes <= o.MaxConnBytes && bytes <= freeBytes
+	return c.running < o.MaxConnReads && (c.runningBytes+int64(r.n) <= o.MaxConnBytes || c.running == 0)
 }
 
 // admit counts r as running; mu is held. The caller starts work.
 func (c *conn) admit(r *request) {
-	c.countRunning(1, int64(r.n))
+	c.running++
+	c.runningBytes += int64(r.n)
 	c.wg.Add(1)
-}
-
-func (c *conn) countRunning(requests int, bytes int64) {
-	c.running += requests
-	c.runningBytes += bytes
-	c.srv.running.Add(int64(requests))
-	c.srv.runningBytes.Add(bytes)
 }
 
 // work runs r, and then what was queued meanwhile.
@@ -124,7 +109,8 @@ func (c *conn) finish(r *request) (next *request) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.held--
-	c.countRunning(-1, -int64(r.n))
+	c.running--
+	c.runningBytes -= int64(r.n)
 	c.srv.stats.outstanding.Add(-1)
 	for len(c.queue) > 0 && c.mayRun(c.queue[0]) {
 		q := c.queue[0]

@@ -7,7 +7,6 @@ import (
 	"net"
 	"os"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -33,9 +32,6 @@ type Server struct {
 	pool     bufferPool
 	reads    *semaphore.Weighted
 	bytes    *semaphore.Weighted
-	// What runs on all connections, for the share that each may have of it.
-	running      atomic.Int64
-	runningBytes atomic.Int64
 
 	mu        sync.Mutex
 	conns     map[*conn]struct{}

@@ -143,17 +143,12 @@ func (s *server) cpu() (sum time.Duration, err error) {
 // memory is the state of a server's heap.
 type memory struct {
 	Mallocs uint64 // since it began
-	Heap    uint64 // bytes in use
+	Heap    uint64 // bytes in use after a collection
 }
 
-// What a server of this command can be asked for.
-const (
-	askMallocs = "mallocs"
-	askHeap    = "heap" // after a collection
-)
-
-func (s *server) memory(what string) (m memory, err error) {
-	if _, err := fmt.Fprintln(s.stdin, what); err != nil {
+// memory asks a server of this command.
+func (s *server) memory() (m memory, err error) {
+	if _, err := fmt.Fprintln(s.stdin, "memory"); err != nil {
 		return m, err
 	}
 	line, err := s.stdout.ReadBytes('\n')

@@ -100,11 +100,8 @@ func (p *parts) build(ctx context.Context, version string) error {
 		return fmt.Errorf("chunk cache: %w", err)
 	}
 	p.onClose(store.Close)
-	sources := newSources(c, p.log)
+	sources := Sources(c)
 	p.onClose(sources.Close)
-	if err := sources.listen(ctx); err != nil {
-		return err
-	}
 	sched := fetch.New(ctx, store, fetch.Options{
 		Concurrency: c.Fetch.Concurrency, ReadAhead: int64(c.Fetch.ReadAhead), Logger: p.log.Named("fetch"),
 	})

@@ -24,6 +24,8 @@ type run struct {
 	// all of it.
 	pieces []source.Span
 	items  []item // in blob order; fixed once started, except for a whole layer
+	// job is done in the place of bringing chunks, if it is set.
+	job func(ctx context.Context)
 
 	// Guarded by Scheduler.mu.
 	prio    Priority

@@ -90,12 +90,14 @@ type Scheduler struct {
 	flights map[estargz.Digest]*flight
 	queue   [numPriorities][]*run
 	active  [numPriorities]int
+	calm    calm
 }
 
 // New starts a scheduler. ctx bounds the life of all its requests; Close waits
 // for them.
 func New(ctx context.Context, store Store, opts Options) *Scheduler {
 	s := &Scheduler{store: store, opts: opts.withDefaults(), flights: map[estargz.Digest]*flight{}}
+	s.calm = newCalm()
 	s.ctx, s.cancel = context.WithCancel(ctx)
 	return s
 }
@@ -135,6 +137,7 @@ func (s *Scheduler) slots(p Priority) int {
 // start.
 func (s *Scheduler) enqueueLocked(r *run) {
 	s.queue[r.prio] = append(s.queue[r.prio], r)
+	s.noteLocked()
 	s.dispatchLocked()
 }
 
@@ -173,11 +176,12 @@ func (s *Scheduler) startLocked(r *run) {
 		defer s.wg.Done()
 		defer cancel()
 		began := time.Now()
-		r.execute(ctx, s)
+		r.carryOut(ctx, s)
 		s.stats.took[r.prio].Observe(time.Since(began), 1)
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.active[r.prio]--
+		s.noteLocked()
 		if !s.closed {
 			s.dispatchLocked()
 		}
@@ -228,6 +232,7 @@ func (s *Scheduler) dropLocked(r *run) {
 	for i, o := range q {
 		if o == r {
 			s.queue[r.prio] = append(q[:i:i], q[i+1:]...)
+			s.noteLocked()
 			break
 		}
 	}

@@ -37,8 +37,11 @@ func (c *Catalog) Open(ctx context.Context, aname string) (Tree, func(), error) 
 			l.bytes.Prefetch(l.index.Info().PrefetchEnd)
 		}
 	}
-	t, first, err := c.tree(layers, strings.HasPrefix(aname, AttachLayer))
+	t, first, err := c.tree(layers, claims(wants), strings.HasPrefix(aname, AttachLayer))
 	if err != nil {
+		return Tree{}, nil, err
+	}
+	if err := c.enter(ctx, t); err != nil {
 		return Tree{}, nil, err
 	}
 	if rec != nil {
@@ -47,7 +50,7 @@ func (c *Catalog) Open(ctx context.Context, aname string) (Tree, func(), error) 
 	if first {
 		c.beginStart(t, rec.manifestDigest(), profiled())
 	}
-	return Tree{t}, func() { c.releaseTree(t) }, nil
+	return Tree{t}, func() { c.fill.leave(t); c.releaseTree(t) }, nil
 }
 
 // wantsOf gives the layers of an attach name, bottom first, and the image they are
@@ -183,7 +186,7 @@ func (c *Catalog) chainWants(ctx context.Context, id string) ([]want, error) {
 		if err != nil {
 			return nil, err
 		}
-		w := want{digest: d}
+		w := want{digest: d, diffID: rec.DiffID}
 		if rec.Vouch != "" {
 			if w.vouch, err = parseDigest("index", rec.Vouch); err != nil {
 				return nil, err

@@ -29,6 +29,7 @@ type Options struct {
 	Records   Records
 	Scheduler *fetch.Scheduler
 	Prefetch  bool // fetch landmark ranges when an image is attached
+	Fill      Fill
 	Trust     Trust
 	Profiles  Profiles
 	Platform  ocispec.Platform
@@ -58,6 +59,7 @@ type Catalog struct {
 	building             chan struct{} // one token for each layer being indexed
 
 	early earlyTOCs // its lock is a leaf
+	fill  *filler
 
 	ctx    context.Context // of background work
 	cancel context.CancelFunc
@@ -66,7 +68,7 @@ type Catalog struct {
 	mu     sync.Mutex
 	closed bool
 	layers map[layerID]*Layer
-	trees  map[string]*treeState // by merged index name
+	trees  map[string]*treeState // by merged index name and claims
 	opens  map[estargz.Digest]*call[*Layer]
 	soci   map[digest.Digest]*soci.Index
 	images map[string]*call[*imageRecord]
@@ -75,7 +77,7 @@ type Catalog struct {
 
 // New makes a catalog over what dir and the records hold from earlier runs.
 func New(ctx context.Context, o Options) (*Catalog, error) {
-	for _, sub := range []string{"layers", "merged"} {
+	for _, sub := range []string{"layers", "merged", "fill"} {
 		if err := prepareDir(filepath.Join(o.Dir, sub)); err != nil {
 			return nil, fmt.Errorf("index directory: %w", err)
 		}
@@ -93,6 +95,8 @@ func New(ctx context.Context, o Options) (*Catalog, error) {
 	c.pulls = map[string]pull{}
 	c.building = make(chan struct{}, maxBuilding)
 	c.ctx, c.cancel = context.WithCancel(ctx)
+	c.fill = newFiller(c, o.Fill)
+	c.fill.start()
 	return c, nil
 }
 
@@ -219,6 +223,7 @@ type LayerInfo struct {
 	Size, Fetched int64
 	Files         int64
 	Local, Chunks int
+	Fill          FillInfo
 }
 
 // TreeInfo describes a tree being served.
@@ -241,7 +246,7 @@ func (c *Catalog) Layers() []LayerInfo {
 	defer c.mu.Unlock()
 	infos := make([]LayerInfo, 0, len(c.layers))
 	for _, l := range c.layers {
-		infos = append(infos, l.info())
+		infos = append(infos, c.infoOf(l))
 	}
 	sort.Slice(infos, func(i, j int) bool { return infos[i].Digest < infos[j].Digest })
 	return infos

@@ -51,16 +51,21 @@ func (c *Catalog) AddLayer(ctx context.Context, r LayerRequest) (LayerInfo, erro
 		return LayerInfo{}, err
 	}
 	defer c.release(l)
+	if err := c.judge(ctx, []*Layer{l}, []string{rec.DiffIDs[i]}); err != nil {
+		return LayerInfo{}, err
+	}
+	r.DiffID = rec.DiffIDs[i]
 	if err := c.saveChain(ctx, r, l.id); err != nil {
 		return LayerInfo{}, err
 	}
-	return l.info(), nil
+	c.fill.want(ctx, l)
+	return c.infoOf(l), nil
 }
 
 // saveChain records a chain. What is recorded already stays, unless the layer was
 // read whole meanwhile: nothing is surer than that.
 func (c *Catalog) saveChain(ctx context.Context, r LayerRequest, id layerID) error {
-	rec := chainRecord{Layer: r.Digest, Parent: r.Parent}
+	rec := chainRecord{Layer: r.Digest, Parent: r.Parent, DiffID: r.DiffID}
 	if !id.vouch.IsZero() {
 		rec.Vouch = id.vouch.String()
 		if err := c.load(ctx, keyChain+r.ChainID, new(chainRecord)); err == nil {
@@ -115,8 +120,15 @@ func (c *Catalog) RemoveChain(ctx context.Context, id string) error {
 	if _, err := parseDigest("chain", id); err != nil {
 		return err
 	}
+	var rec chainRecord
+	if err := c.load(ctx, keyChain+id, &rec); err != nil {
+		if fserr.Is(err, fserr.NotExist) {
+			return nil
+		}
+		return err
+	}
 	if err := c.records.Delete(ctx, keyChain+id); err != nil && !fserr.Is(err, fserr.NotExist) {
 		return err
 	}
-	return nil
+	return c.forget(ctx, &rec)
 }

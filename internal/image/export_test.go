@@ -38,3 +38,6 @@ func (c *Catalog) EndStartsAfter(idle time.Duration) { c.recording.Idle = idle }
 func PackIndex(f io.WriteSeeker, layer, spans, diffID string) error {
 	return packIndex(f, indexPlace{layer: layer, spans: spans}, diffID)
 }
+
+// Cancel has the background's work end, and what waits in it go on.
+func (c *Catalog) Cancel() { c.cancel() }

@@ -108,6 +108,11 @@ func start(t testing.TB, dir string, maxBytes int64) (n *node, stop func()) {
 
 func startTrusting(t testing.TB, dir string, maxBytes int64, trust image.Trust) (n *node, stop func()) {
 	t.Helper()
+	return startWith(t, dir, maxBytes, trust, image.Fill{})
+}
+
+func startWith(t testing.TB, dir string, maxBytes int64, trust image.Trust, fill image.Fill) (n *node, stop func()) {
+	t.Helper()
 	ctx := context.WithoutCancel(t.Context())
 	store, err := chunkstore.Open(ctx, chunkstore.Options{Dir: filepath.Join(dir, "chunks"), MaxBytes: maxBytes})
 	if err != nil {
@@ -117,7 +122,7 @@ func startTrusting(t testing.TB, dir string, maxBytes int64, trust image.Trust) 
 	sched := fetch.New(ctx, store, fetch.Options{})
 	c, err := image.New(ctx, image.Options{
 		Dir: filepath.Join(dir, "index"), Source: source.Mux{Registry: reg, Layout: layout.New()}, Store: store, Records: store.Records(),
-		Scheduler: sched, Trust: trust, Platform: ocispec.Platform{OS: "linux", Architecture: "amd64"},
+		Scheduler: sched, Trust: trust, Fill: fill, Platform: ocispec.Platform{OS: "linux", Architecture: "amd64"},
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/nineply/nineply/internal/fetch"
@@ -41,6 +42,7 @@ type Layer struct {
 	rec     layerRecord
 	// distrust is told when bytes of the layer proved wrong; nil: nobody is.
 	distrust func(error)
+	verdict  atomic.Pointer[verdict] // nil: not looked up, or none yet
 
 	// Guarded by Catalog.mu.
 	users int

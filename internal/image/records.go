@@ -24,6 +24,9 @@ const (
 	keyImage = "image/" // manifest digest → imageRecord
 	keyLayer = "layer/" // layerID → layerRecord
 	keyChain = "chain/" // chain ID → chainRecord
+
+	keyFill      = "fill/"      // layerID → verdict
+	keyFillState = "fillstate/" // layerID → checkpoint
 )
 
 // imageRecord is one platform's manifest, as far as it is needed again.
@@ -61,6 +64,11 @@ type chainRecord struct {
 	Layer  string `json:"layer"`           // blob digest
 	Vouch  string `json:"vouch,omitempty"` // of the layerID
 	Parent string `json:"parent,omitempty"`
+	DiffID string `json:"diffID,omitempty"` // that the image claims of the layer
+	// State is FillVerified or FillPoisoned once all of the layer was read, and Reason
+	// says what is wrong.
+	State  string `json:"state,omitempty"`
+	Reason string `json:"reason,omitempty"`
 }
 
 func (c *Catalog) load(ctx context.Context, key string, into any) error {

@@ -21,6 +21,9 @@ type treeState struct {
 	name   string
 	index  *layerindex.Index
 	layers []*Layer // bottom first; one user each
+	claims []string // DiffIDs that whoever attaches the tree expects of the layers; "": any
+	key    string   // name and claims
+	poison atomic.Pointer[poisoned]
 	start  atomic.Pointer[coldStart]
 
 	account account
@@ -47,12 +50,13 @@ type Tree struct{ *treeState }
 // releaseTree gives everything back. A tree for overlay is that of one layer, with
 // its whiteouts, to be one of several lowers. first says that the tree had no
 // users.
-func (c *Catalog) tree(layers []*Layer, overlay bool) (t *treeState, first bool, err error) {
+func (c *Catalog) tree(layers []*Layer, claims []string, overlay bool) (t *treeState, first bool, err error) {
 	name := mergedName(layers)
 	if overlay {
 		name += "-overlay"
 	}
-	if t, first = c.findTree(name); t != nil {
+	key := treeKey(name, claims)
+	if t, first = c.findTree(key); t != nil {
 		c.release(layers...)
 		return t, first, nil
 	}
@@ -61,9 +65,9 @@ func (c *Catalog) tree(layers []*Layer, overlay bool) (t *treeState, first bool,
 		c.release(layers...)
 		return nil, false, err
 	}
-	t = &treeState{name: name, index: index, layers: layers, users: 1, times: &c.times}
+	t = &treeState{name: name, key: key, index: index, layers: layers, claims: claims, users: 1, times: &c.times}
 	c.mu.Lock()
-	if other := c.trees[name]; other != nil { // opened by someone else meanwhile
+	if other := c.trees[key]; other != nil { // opened by someone else meanwhile
 		first = other.users == 0
 		other.users++
 		c.mu.Unlock()
@@ -71,16 +75,16 @@ func (c *Catalog) tree(layers []*Layer, overlay bool) (t *treeState, first bool,
 		c.release(layers...)
 		return other, first, nil
 	}
-	c.trees[name] = t
+	c.trees[key] = t
 	c.mu.Unlock()
 	return t, true, nil
 }
 
 // findTree finds a tree that is open, and counts a user of it.
-func (c *Catalog) findTree(name string) (t *treeState, first bool) {
+func (c *Catalog) findTree(key string) (t *treeState, first bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if t = c.trees[name]; t != nil {
+	if t = c.trees[key]; t != nil {
 		first = t.users == 0
 		t.users++
 	}
@@ -135,11 +139,11 @@ func (c *Catalog) releaseTree(t *treeState) {
 	t.users--
 	t.used = time.Now()
 	var closing []*treeState
-	if t.users == 0 && c.trees[t.name] != t {
+	if t.users == 0 && c.trees[t.key] != t {
 		closing = append(closing, t) // it was given up while in use
 	}
 	for idle := c.idleTreesLocked(); len(idle) > maxIdle; idle = idle[1:] {
-		delete(c.trees, idle[0].name)
+		delete(c.trees, idle[0].key)
 		closing = append(closing, idle[0])
 	}
 	c.mu.Unlock()
@@ -181,7 +185,12 @@ func (c *Catalog) idleLayersLocked() []*Layer {
 func (t *treeState) Root() uint64 { return 1 }
 
 // Lookup finds a name in a directory.
-func (t *treeState) Lookup(dir uint64, name []byte) (uint64, error) { return t.index.Lookup(dir, name) }
+func (t *treeState) Lookup(dir uint64, name []byte) (uint64, error) {
+	if err := t.check(); err != nil {
+		return 0, err
+	}
+	return t.index.Lookup(dir, name)
+}
 
 // Attr gives a node's metadata.
 func (t *treeState) Attr(n uint64) (layerindex.Attr, error) { return t.index.Attr(n) }
@@ -296,6 +305,9 @@ func (t *treeState) readAt(ctx context.Context, n uint64, p []byte, off int64) (
 
 // clip finds a file's content and cuts p at its end.
 func (t *treeState) clip(n uint64, p []byte, off int64) (layerindex.Content, []byte, error) {
+	if err := t.check(); err != nil {
+		return layerindex.Content{}, nil, err
+	}
 	c, err := t.index.Content(n)
 	if err != nil {
 		return c, nil, err
