@@ -20,13 +20,15 @@ const (
 	requestBuffer = 16 << 10
 	// flushAt is how many bytes of replies are gathered before they are
 	// written although further requests are at hand.
-	flushAt = 64 << 10
+	flushAt = 128 << 10
 )
 
 // conn is one connection. Fields are grouped by who may touch them.
 type conn struct {
 	srv    *Server
 	nc     net.Conn
+	since  time.Time
+	count  sessionCounters
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 
@@ -46,6 +48,7 @@ type conn struct {
 	names       nameList
 	tally       tally
 
+	greeted  bool // a version has been agreed on, now or earlier
 	draining atomic.Bool
 
 	// Writing. wmu is taken before mu.
@@ -71,6 +74,7 @@ func newConn(ctx context.Context, s *Server, nc net.Conn) *conn {
 	c := &conn{
 		srv:    s,
 		nc:     nc,
+		since:  time.Now(),
 		in:     make([]byte, requestBuffer),
 		small:  s.pool.get(0),
 		fids:   newFIDTable(),
@@ -87,6 +91,7 @@ func newConn(ctx context.Context, s *Server, nc net.Conn) *conn {
 // serve runs the read loop and then takes everything down.
 func (c *conn) serve() error {
 	stop := onDone(c.ctx, c.wake)
+	c.readBy(time.Now().Add(c.srv.opts.VersionTimeout))
 	err := c.loop()
 	if c.draining.Load() && isTimeout(err) {
 		c.wg.Wait()
@@ -215,6 +220,8 @@ func (c *conn) handle(msg []byte, whole bool) error {
 		errno = c.refuseLong(typ, &d)
 	case c.msize == 0 && typ != tversion:
 		errno = syscall.EPROTO
+	case c.tally.sample():
+		errno = c.timed(typ, tag, &d)
 	default:
 		errno = c.dispatch(typ, tag, &d)
 	}
@@ -291,7 +298,7 @@ func (c *conn) release() {
 
 // flush writes the replies gathered and publishes what was counted.
 func (c *conn) flush() {
-	c.tally.publish(&c.srv.stats)
+	c.tally.publish(&c.srv.stats, &c.count)
 	if len(c.out.b) == 0 {
 		return
 	}
@@ -332,8 +339,19 @@ func (c *conn) writeFailed(err error) {
 // drain lets the read loop end after what it has read.
 func (c *conn) drain() {
 	c.draining.Store(true)
-	// A connection that fails to take a deadline is failing anyway.
-	if c.nc.SetReadDeadline(time.Unix(1, 0)) != nil {
+	c.readBy(time.Unix(1, 0))
+}
+
+// readBy sets the deadline of reading, none if it is zero. A connection that is
+// drained keeps the one it has passed.
+func (c *conn) readBy(t time.Time) {
+	err := c.nc.SetReadDeadline(t)
+	if err == nil && c.draining.Load() {
+		err = c.nc.SetReadDeadline(time.Unix(1, 0))
+	}
+	// What fails to take a deadline is failing anyway, or has none and cannot be
+	// drained.
+	if err != nil && (c.draining.Load() || !errors.Is(err, os.ErrNoDeadline)) {
 		c.abort()
 	}
 }
@@ -357,7 +375,7 @@ func (c *conn) teardown() {
 	c.wg.Wait()
 	c.installAttached()
 	c.dropFIDs()
-	c.tally.publish(&c.srv.stats)
+	c.tally.publish(&c.srv.stats, &c.count)
 	c.release()
 	c.srv.pool.put(c.small)
 }

@@ -13,7 +13,8 @@
 // a Tattach, becomes a request of its own: a goroutine waits for it under a
 // deadline and writes the reply itself, while the read loop goes on. How many
 // such requests run, wait and hold buffers is bounded per connection and for
-// the server. Tflush cancels one and is answered at once; a flushed request is
+// the server, and no connection gets all that the server has: n that want it
+// have one part in n+1 each. Tflush cancels one and is answered at once; a flushed request is
 // never answered, because its tag may be in use again.
 //
 // A fid is 24 bytes in a table of the connection: node, attach, state. There is

@@ -40,6 +40,9 @@ type Options struct {
 	ReadTimeout time.Duration
 	// AttachTimeout is the same for Tattach. Default 60 s.
 	AttachTimeout time.Duration
+	// VersionTimeout is how long a connection may be there before it has agreed on
+	// a version, which every client does first. Default 1 min.
+	VersionTimeout time.Duration
 	// WriteTimeout is how long a client may refuse to take replies before its
 	// connection is closed. Default 2 min.
 	WriteTimeout time.Duration
@@ -68,6 +71,7 @@ func (o Options) withDefaults() Options {
 	o.MaxBytes = max(orDefault(o.MaxBytes, 256<<20), int64(o.MaxMessageSize))
 	o.ReadTimeout = orDefault(o.ReadTimeout, 30*time.Second)
 	o.AttachTimeout = orDefault(o.AttachTimeout, time.Minute)
+	o.VersionTimeout = orDefault(o.VersionTimeout, time.Minute)
 	o.WriteTimeout = orDefault(o.WriteTimeout, 2*time.Minute)
 	if o.Logger == nil {
 		o.Logger = zap.NewNop()

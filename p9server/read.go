@@ -91,6 +91,7 @@ func (c *conn) read(tag uint16, d *decoder) syscall.Errno {
 	case !local:
 		c.undo()
 		c.srv.stats.misses.Add(1)
+		c.count.misses.Add(1)
 		c.start(&request{
 			tag: tag, at: c.hold(c.attaches[f.slot]), node: f.node, off: int64(off), n: n,
 		}, c.srv.opts.ReadTimeout)

@@ -15,6 +15,7 @@ import (
 // alone decides its fate.
 type request struct {
 	tag   uint16
+	began time.Time
 	state requestState // guarded by conn.mu
 	fid   uint32
 	aname string // of an attach
@@ -36,6 +37,14 @@ const (
 	requestFlushed
 )
 
+// kind is the number of its message.
+func (r *request) kind() uint8 {
+	if r.isAttach() {
+		return tattach
+	}
+	return tread
+}
+
 // isAttach tells the two sorts apart: reads hold the tree they read.
 func (r *request) isAttach() bool { return r.at == nil }
 
@@ -49,6 +58,7 @@ func (c *conn) isPending(tag uint16) bool {
 // start registers r and runs it, or queues it behind those that run. At the
 // bound of requests held it waits, and with it the reading of requests.
 func (c *conn) start(r *request, timeout time.Duration) {
+	r.began = time.Now()
 	r.ctx, r.cancel = context.WithCancel(c.ctx)
 	c.mu.Lock()
 	if c.held >= c.srv.opts.MaxOutstanding {
@@ -77,17 +87,32 @@ func (c *conn) start(r *request, timeout time.Duration) {
 	}
 }
 
-// mayRun tells whether r fits the bounds of this connection; mu is held.
+// mayRun tells whether r fits the bounds of this connection; mu is held. One
+// request may always run, or wait for its turn among all connections. Each more
+// is for a connection that has less than what all leave free: n connections that
+// want all they can get have one part in n+1 of the server's bounds each, and
+// leave one part for the next to come.
 func (c *conn) mayRun(r *request) bool {
+	if c.running == 0 {
+		return true
+	}
 	o := &c.srv.opts
-	return c.running < o.MaxConnReads && (c.runningBytes+int64(r.n) <= o.MaxConnBytes || c.running == 0)
+	free, freeBytes := int64(o.MaxReads)-c.srv.running.Load(), o.MaxBytes-c.srv.runningBytes.Load()
+	bytes := c.runningBytes + int64(r.n)
+	return c.running < o.MaxConnReads && int64(c.running) < free && bytes <= o.MaxConnBytes && bytes <= freeBytes
 }
 
 // admit counts r as running; mu is held. The caller starts work.
 func (c *conn) admit(r *request) {
-	c.running++
-	c.runningBytes += int64(r.n)
+	c.countRunning(1, int64(r.n))
 	c.wg.Add(1)
+}
+
+func (c *conn) countRunning(requests int, bytes int64) {
+	c.running += requests
+	c.runningBytes += bytes
+	c.srv.running.Add(int64(requests))
+	c.srv.runningBytes.Add(bytes)
 }
 
 // work runs r, and then what was queued meanwhile.
@@ -109,8 +134,7 @@ func (c *conn) finish(r *request) (next *request) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.held--
-	c.running--
-	c.runningBytes -= int64(r.n)
+	c.countRunning(-1, -int64(r.n))
 	c.srv.stats.outstanding.Add(-1)
 	for len(c.queue) > 0 && c.mayRun(c.queue[0]) {
 		q := c.queue[0]
@@ -152,7 +176,11 @@ func (c *conn) claim(r *request, outcome attachResult) bool {
 	if !c.takeOut(r, requestAnswered) {
 		return false
 	}
+	c.srv.stats.waited[r.kind()/2].observe(time.Since(r.began))
 	if r.isAttach() {
+		if outcome.at != nil {
+			c.count.aname.Store(&r.aname)
+		}
 		c.attached = append(c.attached, outcome)
 		c.hasAttached.Store(true)
 	}
@@ -287,6 +315,7 @@ func (c *conn) runRead(r *request) {
 	binary.LittleEndian.PutUint32(b[headerSize:], uint32(r.n))
 	if c.answer(r, b) {
 		c.srv.stats.payload.Add(uint64(r.n))
+		c.count.payload.Add(uint64(r.n))
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -32,6 +33,9 @@ type Server struct {
 	pool     bufferPool
 	reads    *semaphore.Weighted
 	bytes    *semaphore.Weighted
+	// What runs on all connections, for the share that each may have of it.
+	running      atomic.Int64
+	runningBytes atomic.Int64
 
 	mu        sync.Mutex
 	conns     map[*conn]struct{}

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"github.com/nineply/nineply/layerindex"
 )
@@ -105,6 +106,21 @@ func (c *conn) dropFIDs() {
 	c.fids.clear()
 }
 
+// sendBufferFrom is the msize from which on the default send buffer of a socket,
+// 208 KiB with its overhead, holds up replies.
+const sendBufferFrom = 64 << 10
+
+// greet makes the connection ready for the session to come.
+func (c *conn) greet() {
+	if !c.greeted {
+		c.greeted = true
+		c.readBy(time.Time{})
+	}
+	if c.msize > sendBufferFrom {
+		setSendBuffer(c.nc, 2*int(c.msize)) // one reply on its way, one behind it
+	}
+}
+
 // version answers Tversion: the start of a session, which also ends the one
 // before with all its fids and requests.
 func (c *conn) version(tag uint16, d *decoder) syscall.Errno {
@@ -125,6 +141,7 @@ func (c *conn) version(tag uint16, d *decoder) syscall.Errno {
 	default:
 		msize = min(msize, c.srv.opts.MaxMessageSize)
 		c.msize = msize
+		c.greet()
 	}
 	c.begin(tag, tversion+1, 4+2+len(answer))
 	c.out.b = binary.LittleEndian.AppendUint32(c.out.b, min(msize, c.srv.opts.MaxMessageSize))

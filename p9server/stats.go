@@ -102,6 +102,8 @@ const maxErrno = 134
 // connection for itself and added here when it writes its replies.
 type counters struct {
 	messages      [messageKinds]atomic.Uint64
+	atOnce        [messageKinds]histogram
+	waited        [messageKinds]histogram
 	errors        [maxErrno]atomic.Uint64
 	bytesRead     atomic.Uint64
 	bytesWritten  atomic.Uint64
@@ -126,6 +128,11 @@ type Snapshot struct {
 	// Messages counts requests by name ("walk", "read", …; "unknown" for
 	// numbers that are no request).
 	Messages map[string]uint64
+	// AtOnce tells how long requests took that were answered at once, from when
+	// they had come to when their reply was ready: one of SampledOneIn. Waited
+	// tells the same of all those that had to wait, and were not given up by the
+	// client. Both by name, and of those only that there were.
+	AtOnce, Waited map[string]Histogram
 	// Errors counts Rlerror replies by errno.
 	Errors map[syscall.Errno]uint64
 	// BytesRead and BytesWritten count what went over the connections.
@@ -152,7 +159,7 @@ type Snapshot struct {
 func (s *Server) Stats() Snapshot {
 	c := &s.stats
 	snap := Snapshot{
-		Messages: map[string]uint64{}, Errors: map[syscall.Errno]uint64{},
+		Messages: map[string]uint64{}, AtOnce: histograms(&c.atOnce), Waited: histograms(&c.waited), Errors: map[syscall.Errno]uint64{},
 		BytesRead: c.bytesRead.Load(), BytesWritten: c.bytesWritten.Load(), Payload: c.payload.Load(),
 		LocalReads: c.localReads.Load(), Misses: c.misses.Load(),
 		Timeouts: c.timeouts.Load(), Flushed: c.flushed.Load(), Violations: c.violations.Load(),
@@ -173,6 +180,16 @@ func (s *Server) Stats() Snapshot {
 	return snap
 }
 
+func histograms(all *[messageKinds]histogram) map[string]Histogram {
+	m := map[string]Histogram{}
+	for i := range all {
+		if h := all[i].snapshot(); h.Count() > 0 {
+			m[messageName(i)] = h
+		}
+	}
+	return m
+}
+
 // countError counts one Rlerror.
 func (c *counters) countError(errno syscall.Errno) {
 	if errno < maxErrno {
@@ -184,10 +201,17 @@ func (c *counters) countError(errno syscall.Errno) {
 type tally struct {
 	messages   [messageKinds]uint32
 	touched    uint64 // bit i: messages[i] is not 0
+	unsampled  uint32
 	read       uint64
 	payload    uint64
 	localReads uint64
 	fids       int64
+}
+
+// sample tells whether to time the next request.
+func (t *tally) sample() bool {
+	t.unsampled++
+	return t.unsampled%SampledOneIn == 0
 }
 
 // message counts one request.
@@ -197,14 +221,18 @@ func (t *tally) message(typ uint8) {
 	t.touched |= 1 << i
 }
 
-// publish adds the tally to c and empties it.
-func (t *tally) publish(c *counters) {
+// publish adds the tally to c, and to what the connection has done, and empties
+// it.
+func (t *tally) publish(c *counters, own *sessionCounters) {
+	sum := uint64(0)
 	for m := t.touched; m != 0; m &= m - 1 {
 		i := bits.TrailingZeros64(m)
 		c.messages[i].Add(uint64(t.messages[i]))
+		sum += uint64(t.messages[i])
 		t.messages[i] = 0
 	}
 	t.touched = 0
+	own.messages.Add(sum)
 	if t.read != 0 {
 		c.bytesRead.Add(t.read)
 		t.read = 0
@@ -212,10 +240,13 @@ func (t *tally) publish(c *counters) {
 	if t.localReads != 0 {
 		c.localReads.Add(t.localReads)
 		c.payload.Add(t.payload)
+		own.localReads.Add(t.localReads)
+		own.payload.Add(t.payload)
 		t.localReads, t.payload = 0, 0
 	}
 	if t.fids != 0 {
 		c.fids.Add(t.fids)
+		own.fids.Add(t.fids)
 		t.fids = 0
 	}
 }

@@ -114,7 +114,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 // metricsHandler serves the metrics of s.
 func metricsHandler(s *service) http.Handler {
 	reg := prometheus.NewRegistry()
-	reg.MustRegister(newCollector(s), newReadCollector(s))
+	reg.MustRegister(newCollector(s), newReadCollector(s), newNinepCollector(s.server.Stats))
 	if s.traffic != nil {
 		reg.MustRegister(newSourceCollector(s.traffic))
 	}
