@@ -153,7 +153,7 @@ func TestForgedRecord(t *testing.T) {
 	if got, err := readAll(s, victim, len(data)); err == nil && !bytes.Equal(got, data) {
 		t.Fatal("forged record served")
 	}
-	if err := s.Rebuild(context.Background()); err != nil {
+	if err := s.Rebuild(context.Background(), nil); err != nil {
 		t.Fatal(err)
 	}
 	if got, err := readAll(s, victim, len(data)); err != nil || !bytes.Equal(got, data) {

@@ -3,7 +3,6 @@ package chunkstore
 import (
 	"encoding/binary"
 	"fmt"
-	"iter"
 	"slices"
 
 	"github.com/nineply/nineply/internal/fserr"
@@ -16,34 +15,18 @@ const MaxPinned = 4 << 20
 // the same bits would stay, too, which does no harm.
 func PinKey(d Digest) uint64 { return binary.BigEndian.Uint64(d[:]) }
 
-// SetPinned says which chunks must stay: no others than these, by their
-// [PinKey]. They are not evicted, for whatever reason, and count as usual against
-// the limit; when nothing else is left to evict, Put fails with ErrNoSpace. Chunks
-// that are not there yet are pinned as soon as they are put. The store does not
-// remember pins: set them after every open. fserr.TooLarge if there are more than
-// MaxPinned; then those before stay.
-func (s *Store) SetPinned(keys iter.Seq[uint64]) error {
-	var p pinned
-	for k := range keys {
-		if len(p.keys) == 2*MaxPinned {
-			p.keys = compactSorted(p.keys)
-		}
-		if len(p.keys) >= 2*MaxPinned {
-			return tooManyPins()
-		}
-		p.keys = append(p.keys, k)
+// SetPinned says which chunks must stay: these and no others. They are not
+// evicted, for whatever reason, and count as usual against the limit; when nothing
+// else is left to evict, Put fails with ErrNoSpace. Chunks that are not there yet
+// are pinned as soon as they are put. The store does not remember pins: set them
+// after every open. fserr.TooLarge if there are more than MaxPinned; then those
+// before stay.
+func (s *Store) SetPinned(keys Keys) error {
+	if keys.Len() > MaxPinned {
+		return fserr.Newf(fserr.TooLarge, "pin", "chunks", "%d, at most %d", keys.Len(), MaxPinned)
 	}
-	p.keys = compactSorted(p.keys)
-	if len(p.keys) > MaxPinned {
-		return tooManyPins()
-	}
-	p.keys = slices.Clip(p.keys)
-	s.pins.Store(&p)
+	s.pins.Store(&pinned{keys})
 	return nil
-}
-
-func tooManyPins() error {
-	return fserr.Newf(fserr.TooLarge, "pin", "chunks", "more than %d", MaxPinned)
 }
 
 func compactSorted(keys []uint64) []uint64 {
@@ -51,23 +34,17 @@ func compactSorted(keys []uint64) []uint64 {
 	return slices.Compact(keys)
 }
 
-// pinned is a set of chunks that must stay.
-type pinned struct{ keys []uint64 } // sorted
+// pinned is the set of chunks that must stay; nil: none.
+type pinned struct{ keys Keys }
 
 func (p *pinned) count() int {
 	if p == nil {
 		return 0
 	}
-	return len(p.keys)
+	return p.keys.Len()
 }
 
-func (p *pinned) has(d Digest) bool {
-	if p == nil {
-		return false
-	}
-	_, ok := slices.BinarySearch(p.keys, PinKey(d))
-	return ok
-}
+func (p *pinned) has(d Digest) bool { return p != nil && p.keys.Has(d) }
 
 // full is the error of a store that has nothing left to evict.
 func (s *Store) full() error {

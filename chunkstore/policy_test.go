@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/nineply/nineply/chunkstore"
+	"github.com/nineply/nineply/internal/fserr"
 )
 
 // tracePayload makes a record take 64 KiB.
@@ -266,7 +267,7 @@ func TestPinnedStay(t *testing.T) {
 		keys = append(keys, chunkstore.PinKey(d), chunkstore.PinKey(d))
 	}
 	pin := func() {
-		if err := s.SetPinned(slices.Values(keys)); err != nil {
+		if err := s.SetPinned(chunkstore.NewKeys(slices.Clone(keys))); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -296,7 +297,7 @@ func TestPinnedStay(t *testing.T) {
 	if st := s.Stats(); st.Chunks != kept {
 		t.Errorf("others are left: %+v", st)
 	}
-	if err := s.SetPinned(slices.Values[[]uint64](nil)); err != nil {
+	if err := s.SetPinned(chunkstore.Keys{}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := s.Evict(context.Background(), 1<<40); err != nil || s.Stats().Chunks != 0 {
@@ -315,7 +316,7 @@ func TestPinsFillTheStore(t *testing.T) {
 		d, _ := chunkOf(i, faultMaxSize)
 		keys = append(keys, chunkstore.PinKey(d))
 	}
-	if err := s.SetPinned(slices.Values(keys)); err != nil {
+	if err := s.SetPinned(chunkstore.NewKeys(slices.Clone(keys))); err != nil {
 		t.Fatal(err)
 	}
 	var there []int
@@ -348,14 +349,60 @@ func TestPinsFillTheStore(t *testing.T) {
 
 func TestTooManyPins(t *testing.T) {
 	s := open(t, newDisk().options(0))
-	err := s.SetPinned(func(yield func(uint64) bool) {
-		for i := range uint64(2*chunkstore.MaxPinned + 10) {
-			if !yield(i) {
-				return
-			}
-		}
-	})
-	if err == nil || s.Stats().Pinned != 0 {
+	many := make([]uint64, chunkstore.MaxPinned+1)
+	for i := range many {
+		many[i] = uint64(i)
+	}
+	if err := s.SetPinned(chunkstore.NewKeys(many)); !fserr.Is(err, fserr.TooLarge) || s.Stats().Pinned != 0 {
 		t.Errorf("%v, %d pinned", err, s.Stats().Pinned)
 	}
+}
+
+// TestTrim evicts by what is wanted, not by need.
+func TestTrim(t *testing.T) {
+	k := newDisk()
+	s := open(t, k.options(0))
+	ctx := context.Background()
+	const n = 60
+	var pins, wanted []uint64
+	for i := range n {
+		d, data := chunkOf(i, faultMaxSize)
+		put(t, s, d, data)
+		if i%10 == 0 {
+			pins = append(pins, chunkstore.PinKey(d))
+		}
+		if i%3 == 0 {
+			wanted = append(wanted, chunkstore.PinKey(d))
+		}
+	}
+	keep := chunkstore.DecodeKeys(chunkstore.NewKeys(wanted).Encode())
+	if keep.Len() != n/3 {
+		t.Errorf("%d keys", keep.Len())
+	}
+	if err := s.SetPinned(chunkstore.NewKeys(pins)); err != nil {
+		t.Fatal(err)
+	}
+	before := s.Stats().Bytes
+	freed, err := s.Retain(ctx, keep.Has)
+	if err != nil || freed < before/3 || freed != before-s.Stats().Bytes {
+		t.Errorf("freed %d of %d bytes, %v", freed, before, err)
+	}
+	listed := map[chunkstore.Digest]bool{}
+	if err := s.EachChunk(ctx, func(d chunkstore.Digest) error { listed[d] = true; return nil }); err != nil {
+		t.Fatal(err)
+	}
+	for i := range n {
+		d, _ := chunkOf(i, faultMaxSize)
+		if want := i%3 == 0 || i%10 == 0; s.Has(d) != want || listed[d] != want {
+			t.Errorf("chunk %d: there %v, listed %v", i, s.Has(d), listed[d])
+		}
+	}
+	target := s.Stats().Bytes / 2
+	if _, err := s.EvictTo(ctx, target); err != nil || s.Stats().Bytes > target || s.Stats().Chunks < 6 {
+		t.Errorf("target %d: %+v, %v", target, s.Stats(), err)
+	}
+	if freed, err := s.EvictTo(ctx, target); err != nil || freed != 0 {
+		t.Errorf("again: %d freed, %v", freed, err)
+	}
+	checkVerify(t, s, s.Stats().Chunks)
 }

@@ -36,7 +36,7 @@ func TestRecords(t *testing.T) {
 	}
 	closeStore(t, s)
 	s = open(t, opt)
-	if err := s.Rebuild(ctx); err != nil { // leaves records alone
+	if err := s.Rebuild(ctx, nil); err != nil { // leaves records alone
 		t.Fatal(err)
 	}
 	r = s.Records()

@@ -278,8 +278,9 @@ func (s *Store) unseal(g *segment) error {
 }
 
 // Rebuild forgets all places and finds them again in the segments. Chunks put
-// or looked up meanwhile wait or seem missing; reads with a Loc go on.
-func (s *Store) Rebuild(ctx context.Context) error {
+// or looked up meanwhile wait or seem missing; reads with a Loc go on. fn, which
+// may be nil, is told how many segments were looked at, of how many.
+func (s *Store) Rebuild(ctx context.Context, fn func(done, all int)) error {
 	if err := s.enter(); err != nil {
 		return err
 	}
@@ -296,12 +297,16 @@ func (s *Store) Rebuild(ctx context.Context) error {
 	if err := s.clearPlaces(ctx); err != nil {
 		return err
 	}
-	for _, g := range s.segments() {
+	list := s.segments()
+	for i, g := range list {
 		if !g.is(stateClosed) {
 			continue
 		}
 		if err := s.rebuildSegment(g); err != nil {
 			return err
+		}
+		if fn != nil {
+			fn(i+1, len(list))
 		}
 	}
 	return s.db.sync()

@@ -186,7 +186,7 @@ func TestClosed(t *testing.T) {
 	_, getErr := s.Records().Get(ctx, "k")
 	for name, err := range map[string]error{
 		"put": putErr, "read": readErr, "evict": evictErr, "get": getErr, "sync": s.Sync(ctx),
-		"verify": s.Verify(ctx, nil), "rebuild": s.Rebuild(ctx), "close": s.Close(),
+		"verify": s.Verify(ctx, nil), "rebuild": s.Rebuild(ctx, nil), "close": s.Close(),
 		"put record": s.Records().Put(ctx, "k", nil),
 	} {
 		if !errors.Is(err, chunkstore.ErrClosed) {

@@ -143,15 +143,7 @@ func (s *Store) sweep(g *segment, want int64, kind int) int {
 	if c.stopped {
 		*h = hand{segment: g.id, unit: c.next}
 	}
-	switch {
-	case len(c.keep) == 0:
-		err = s.removeSegment(g, c.victims)
-	case len(c.victims) > 0 && !s.noHoles.Load():
-		err = s.shrink(g, c.keep, c.victims)
-	}
-	if err != nil {
-		s.log.Warn("eviction", zap.String("path", g.path), zap.Error(err))
-	}
+	s.carryOut(g, c)
 	return len(c.keep)
 }
 

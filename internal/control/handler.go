@@ -40,6 +40,7 @@ func NewHandler(s Service, metrics http.Handler) http.Handler {
 		reply(w, st, err)
 	})
 	handleIndexes(mux, s)
+	handleCache(mux, s)
 	handleProfiles(mux, s)
 	if metrics != nil {
 		mux.Handle("GET /metrics", metrics)

@@ -116,5 +116,6 @@ type Service interface {
 	Status(ctx context.Context) (Status, error)
 
 	IndexService
+	CacheService
 	ProfileService
 }

@@ -93,9 +93,7 @@ func (p *parts) close() error {
 // build makes every part, from the store up to the snapshotter.
 func (p *parts) build(ctx context.Context, version string) error {
 	c := p.cfg
-	store, err := chunkstore.Open(ctx, chunkstore.Options{
-		Dir: filepath.Join(c.Root, "chunks"), MaxBytes: int64(c.Cache.MaxSize), Logger: p.log.Named("cache"),
-	})
+	store, err := chunkstore.Open(ctx, storeOptions(c, p.log))
 	if err != nil {
 		return fmt.Errorf("chunk cache: %w", err)
 	}
@@ -114,6 +112,11 @@ func (p *parts) build(ctx context.Context, version string) error {
 		return err
 	}
 	p.onClose(catalog.Close)
+	cache, err := image.NewCache(ctx, catalog, store)
+	if err != nil {
+		sched.Close()
+		return err
+	}
 	// Readers must have gone, and fetches have ended, before an index is unmapped.
 	p.onClose(func() error { sched.Close(); return nil })
 	server := p9server.NewServer(exporter{catalog, p.log.Named("9p")}, p9server.Options{
@@ -122,7 +125,7 @@ func (p *parts) build(ctx context.Context, version string) error {
 	p.onClose(server.Close)
 	p.service = &service{
 		version: version, started: time.Now(), mode: c.Snapshotter.MountMode,
-		catalog: catalog, store: store, sched: sched, server: server, traffic: sources.Traffic,
+		catalog: catalog, store: store, cache: cache, sched: sched, server: server, traffic: sources.Traffic,
 	}
 	if c.Listen.Snapshotter == "" {
 		return nil

@@ -30,6 +30,7 @@ type service struct {
 	mode    string // mount mode where a request names none
 	catalog *image.Catalog
 	store   *chunkstore.Store
+	cache   *image.Cache
 	sched   *fetch.Scheduler
 	server  *p9server.Server
 	keeper  keeperClient
