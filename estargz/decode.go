@@ -34,6 +34,32 @@ var decodeBuffers = sync.Pool{New: func() any { return new([]byte) }} //nolint:g
 // read to its end the frame's window; none of it before the member turns out long
 // enough to become what is wanted.
 func DecodeMember(member []byte, want []Chunk, emit func(i int, payload []byte) error) error {
+	p := decodeBuffers.Get().(*[]byte)
+	defer func() {
+		if cap(*p) <= keepBuffer {
+			decodeBuffers.Put(p)
+		}
+	}()
+	room := func(n int) ([]byte, error) {
+		if cap(*p) < n {
+			*p = make([]byte, n)
+		}
+		return (*p)[:n], nil
+	}
+	return DecodeUnverified(member, want, room, func(i int, payload []byte) error {
+		if c := &want[i]; Sum(payload) != c.Digest {
+			return fmt.Errorf("chunk %s at %d+%d: %w", c.Digest, c.Member, c.Inner, ErrDigest)
+		}
+		return emit(i, payload)
+	})
+}
+
+// DecodeUnverified is [DecodeMember] for who verifies the chunks himself: emit gets
+// what the member holds in their places, whatever it is. The bytes lie in memory
+// that room gives, n bytes or more when asked for n, once for all chunks or else for
+// each before it is decoded; they stay valid as long as that. An error of room ends
+// it.
+func DecodeUnverified(member []byte, want []Chunk, room func(n int) ([]byte, error), emit func(i int, payload []byte) error) error {
 	if len(want) == 0 {
 		return nil
 	}
@@ -49,73 +75,115 @@ func DecodeMember(member []byte, want []Chunk, emit func(i int, payload []byte) 
 	case !zstd && need/inflate.MaxExpansion > int64(len(member)):
 		return where(inflate.ErrTruncated)
 	}
-	whole := need <= max(wholeDecode, largest)
-	size := largest
-	if whole {
-		size = need
+	if need > max(wholeDecode, largest) {
+		err = decodeParts(member, want, zstd, room, emit)
+	} else {
+		err = decodeWhole(member, want, need, zstd, room, emit)
 	}
-	room := size
-	if zstd && whole {
-		room += zstdSlack // for the end of the last frame
-	}
-	p := decodeBuffers.Get().(*[]byte)
-	defer func() {
-		if cap(*p) <= keepBuffer {
-			decodeBuffers.Put(p)
-		}
-	}()
-	if int64(cap(*p)) < room {
-		*p = make([]byte, room)
-	}
-	buf := (*p)[:size]
-	if zstd {
-		return decodeZstd(member, buf, whole, want, emit)
-	}
-	if !whole {
-		r, err := inflate.NewReader(member)
-		if err != nil {
-			return where(err)
-		}
-		defer r.Close() //nolint:errcheck // it only gives buffers back
-		return decodeParts(r, buf, want, emit)
-	}
-	if err := inflate.Member(buf, member); err != nil {
+	var own callerError
+	switch {
+	case errors.As(err, &own):
+		return own.error
+	case err != nil:
 		return where(err)
 	}
-	return deliverAll(buf, want, emit)
+	return nil
 }
 
-// decodeZstd is DecodeMember for zstd frames.
-func decodeZstd(member, buf []byte, whole bool, want []Chunk, emit func(int, []byte) error) error {
-	z, err := newZstdReader()
+// callerError is an error of room or emit.
+type callerError struct{ error }
+
+// decodeWhole decompresses all that is needed at once, and hands it on.
+func decodeWhole(member []byte, want []Chunk, need int64, zstd bool, room func(int) ([]byte, error), emit func(int, []byte) error) error {
+	n := need
+	if zstd {
+		n += zstdSlack // for the end of the last frame
+	}
+	buf, err := room(int(n))
 	if err != nil {
-		return fmt.Errorf("member at %d: %w", want[0].Member, err)
+		return callerError{err}
 	}
-	defer z.Close() //nolint:errcheck // it only gives the decoder back
-	if whole && z.frames(buf, member) {
-		return deliverAll(buf, want, emit)
+	buf = buf[:need]
+	if zstd {
+		err = unzstd(buf, member)
+	} else {
+		err = inflate.Member(buf, member)
 	}
-	if err := z.start(member); err != nil {
-		return fmt.Errorf("member at %d: %w", want[0].Member, err)
+	if err != nil {
+		return err
 	}
-	if !whole {
-		return decodeParts(z, buf, want, emit)
-	}
-	if err := readFull(z, buf); err != nil {
-		return fmt.Errorf("member at %d: %w", want[0].Member, ended(err))
-	}
-	return deliverAll(buf, want, emit)
-}
-
-// deliverAll hands on the chunks of a member whose decompressed bytes are in buf.
-func deliverAll(buf []byte, want []Chunk, emit func(int, []byte) error) error {
 	for i := range want {
 		c := &want[i]
-		if err := deliver(c, i, buf[c.Inner:c.Inner+c.Size], emit); err != nil {
-			return err
+		if err := emit(i, buf[c.Inner:c.Inner+c.Size]); err != nil {
+			return callerError{err}
 		}
 	}
 	return nil
+}
+
+// unzstd fills buf from zstd frames.
+func unzstd(buf, member []byte) error {
+	z, err := newZstdReader()
+	if err != nil {
+		return err
+	}
+	defer z.Close() //nolint:errcheck // it only gives the decoder back
+	if z.frames(buf, member) {
+		return nil
+	}
+	if err := z.start(member); err != nil {
+		return err
+	}
+	return ended(readFull(z, buf))
+}
+
+// decodeParts decompresses the chunks one after the other.
+func decodeParts(member []byte, want []Chunk, zstd bool, room func(int) ([]byte, error), emit func(int, []byte) error) error {
+	r, err := openMember(member, zstd)
+	if err != nil {
+		return err
+	}
+	defer r.Close() //nolint:errcheck // it only gives buffers back
+	var pos int64
+	for i := range want {
+		c := &want[i]
+		if err := r.Discard(c.Inner - pos); err != nil {
+			return ended(err)
+		}
+		buf, err := room(int(c.Size))
+		if err != nil {
+			return callerError{err}
+		}
+		if err := readFull(r, buf[:c.Size]); err != nil {
+			return ended(err)
+		}
+		if err := emit(i, buf[:c.Size]); err != nil {
+			return callerError{err}
+		}
+		pos = c.Inner + c.Size
+	}
+	return nil
+}
+
+// partReader is a reader that can skip.
+type partReader interface {
+	io.ReadCloser
+	Discard(n int64) error
+}
+
+func openMember(member []byte, zstd bool) (partReader, error) {
+	if !zstd {
+		return inflate.NewReader(member)
+	}
+	z, err := newZstdReader()
+	if err != nil {
+		return nil, err
+	}
+	if err := z.start(member); err != nil {
+		_ = z.Close() // it only gives the decoder back
+		return nil, err
+	}
+	return z, nil
 }
 
 // checkWanted gives how much of the member has to be decompressed, and the size
@@ -131,38 +199,6 @@ func checkWanted(want []Chunk) (need, largest int64, err error) {
 		largest = max(largest, c.Size)
 	}
 	return need, largest, nil
-}
-
-// discarder is a reader that can skip.
-type discarder interface {
-	io.Reader
-	Discard(n int64) error
-}
-
-// decodeParts decodes the chunks one after the other into buf.
-func decodeParts(r discarder, buf []byte, want []Chunk, emit func(int, []byte) error) error {
-	var pos int64
-	for i := range want {
-		c := &want[i]
-		if err := r.Discard(c.Inner - pos); err != nil {
-			return fmt.Errorf("member at %d: %w", c.Member, ended(err))
-		}
-		if err := readFull(r, buf[:c.Size]); err != nil {
-			return fmt.Errorf("member at %d: %w", c.Member, ended(err))
-		}
-		if err := deliver(c, i, buf[:c.Size], emit); err != nil {
-			return err
-		}
-		pos = c.Inner + c.Size
-	}
-	return nil
-}
-
-func deliver(c *Chunk, i int, payload []byte, emit func(int, []byte) error) error {
-	if Sum(payload) != c.Digest {
-		return fmt.Errorf("chunk %s at %d+%d: %w", c.Digest, c.Member, c.Inner, ErrDigest)
-	}
-	return emit(i, payload)
 }
 
 func readFull(r io.Reader, p []byte) error {

@@ -4,13 +4,11 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 
+	"github.com/nineply/nineply/chunkstore"
 	"github.com/nineply/nineply/estargz"
 	"github.com/nineply/nineply/internal/fserr"
-	"github.com/nineply/nineply/internal/source"
-	"go.uber.org/zap"
 )
 
 // maxMember is the largest compressed member that is fetched at once, bytes. It
@@ -18,7 +16,7 @@ import (
 const maxMember = 256 << 20
 
 // execute brings the run's chunks. Every flight of the run has landed, with data
-// or an error, when it returns.
+// or an error, and the store has what it takes, when it returns.
 func (r *run) execute(ctx context.Context, s *Scheduler) {
 	var err error
 	switch {
@@ -32,6 +30,7 @@ func (r *run) execute(ctx context.Context, s *Scheduler) {
 		err = r.executeRange(ctx, s)
 	}
 	r.layer.learn()
+	defer r.storing.Wait()
 	if err == nil {
 		err = fserr.Newf(fserr.Internal, "fetch", r.layer.name, "the chunk was not in the bytes that arrived")
 	}
@@ -50,9 +49,11 @@ func (r *run) executeRange(ctx context.Context, s *Scheduler) error {
 		return err
 	}
 	defer func() { _ = body.Close() }() // read side: all that matters was read and verified
+	d := decoding{r: r, s: s, ctx: ctx}
+	defer d.wait()
 	for items := r.items; len(items) > 0; {
 		n := sameMember(items)
-		if err := r.receive(ctx, s, body, items[:n]); err != nil {
+		if err := r.receive(body, items[:n], n == len(items), &d); err != nil {
 			return err
 		}
 		items = items[n:]
@@ -69,35 +70,29 @@ func sameMember(items []item) int {
 	return n
 }
 
-// receive reads the bytes of one member from the running stream and delivers its
-// chunks. A member that fails its digests is asked for once more, since another
-// host may have it right; if that fails too, only its own readers see the error.
-func (r *run) receive(ctx context.Context, s *Scheduler, body io.Reader, items []item) error {
+// receive reads the bytes of one member from the running stream and has its chunks
+// delivered: beside the next members' arrival, unless it is the last.
+func (r *run) receive(body io.Reader, items []item, last bool, d *decoding) error {
 	c := items[0].chunk
-	if skip := c.Member - s.position(r); skip > 0 {
+	if skip := c.Member - d.s.position(r); skip > 0 {
 		if _, err := io.CopyN(io.Discard, body, skip); err != nil {
 			return fserr.New(fserr.Unavailable, "fetch", r.layer.name, noEOF(err))
 		}
 	}
 	if c.MemberSize > maxMember {
-		return fserr.Newf(fserr.TooLarge, "fetch", r.layer.name, "a gzip member of %d bytes, more than %d", c.MemberSize, maxMember)
+		return fserr.Newf(fserr.TooLarge, "fetch", r.layer.name, "a member of %d bytes, more than %d", c.MemberSize, maxMember)
 	}
-	member := make([]byte, c.MemberSize)
-	if _, err := io.ReadFull(body, member); err != nil {
+	member, err := d.s.memoryFor(r.prio).pack(d.ctx, int(c.MemberSize))
+	if err != nil {
+		return err
+	}
+	if _, err := io.ReadFull(body, member.p); err != nil {
+		member.release()
 		return r.sourceError(err)
 	}
-	s.advance(r, c.Member+c.MemberSize)
-	err := r.deliver(ctx, s, member, items)
-	if err != nil && ctx.Err() == nil {
-		s.opts.Logger.Warn("bytes of a layer failed verification, asking once more",
-			zap.String("layer", r.layer.name), zap.Int64("offset", c.Member), zap.Error(err))
-		s.stats.corrupt.Add(1)
-		err = r.refetch(ctx, s, member, items)
-	}
-	if err != nil {
-		s.fail(r, items, fserr.New(fserr.Corrupt, "verify", fmt.Sprintf("%s at %d", r.layer.name, c.Member), err))
-	}
-	return ctx.Err()
+	d.s.advance(r, c.Member+c.MemberSize)
+	d.add(member, items, last)
+	return d.ctx.Err()
 }
 
 func (r *run) sourceError(err error) error {
@@ -116,36 +111,6 @@ func noEOF(err error) error {
 	return err
 }
 
-// refetch asks for one member again, and other hosts than the one that served it
-// wrong where the source has several.
-func (r *run) refetch(ctx context.Context, s *Scheduler, member []byte, items []item) error {
-	s.asked(r)
-	return source.ReadVerified(ctx, r.layer.blob, items[0].chunk.Member, member, func(p []byte) error {
-		s.brought(r, int64(len(p)))
-		return r.deliver(ctx, s, p, items)
-	})
-}
-
-// deliver decodes one member, lands its chunks and then stores them.
-func (r *run) deliver(ctx context.Context, s *Scheduler, member []byte, items []item) error {
-	want := make([]estargz.Chunk, len(items))
-	for k, it := range items {
-		want[k] = it.chunk
-	}
-	decoded := make([]item, 0, len(items))
-	err := estargz.DecodeMember(member, want, func(k int, payload []byte) error {
-		if s.land(items[k].flight, bytes.Clone(payload)) {
-			decoded = append(decoded, items[k])
-		}
-		return ctx.Err()
-	})
-	for _, it := range decoded {
-		r.layer.store(s, it.number, it.flight.digest, it.flight.data)
-		s.retire(it.flight)
-	}
-	return err
-}
-
 // executeStream reads the whole layer once: every chunk is offered to the store
 // as it passes, and readers may still join for chunks that are to come.
 func (r *run) executeStream(ctx context.Context, s *Scheduler) error {
@@ -157,16 +122,17 @@ func (r *run) executeStream(ctx context.Context, s *Scheduler) error {
 		if !ok {
 			return fserr.Newf(fserr.Internal, "fetch", r.layer.name, "chunk %d is not in the index", number)
 		}
-		if estargz.Sum(payload) != c.Digest {
+		v, err := chunkstore.Verify(chunkstore.Digest(c.Digest), payload)
+		if err != nil {
 			s.stats.corrupt.Add(1)
 			return fserr.Newf(fserr.Corrupt, "verify", r.layer.name, "chunk %d: bytes differ from those indexed", number)
 		}
 		if !r.layer.present(number) {
-			r.layer.store(s, number, c.Digest, payload)
+			r.layer.store(s, number, v)
 		}
 		// Only now may readers stop joining for it: they find it in the store.
 		if f := s.passed(r, number, c.Digest); f != nil {
-			s.land(f, bytes.Clone(payload))
+			s.land(f, bytes.Clone(payload), nil)
 			s.retire(f)
 		}
 		return ctx.Err()

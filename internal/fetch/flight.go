@@ -8,8 +8,8 @@ import (
 )
 
 // flight is one chunk on its way, whoever asked for it. All fields but done are
-// guarded by Scheduler.mu; data and err may be read by anyone once done is
-// closed, and never change after that.
+// guarded by Scheduler.mu; err, and data by those counted as readers, may be read
+// once done is closed.
 type flight struct {
 	digest  estargz.Digest
 	run     *run          // that brings it
@@ -19,6 +19,9 @@ type flight struct {
 	done    chan struct{} // closed when data or err is set
 	data    []byte
 	err     error
+
+	memory  *buffer // that data lies in, until the last reader has copied it
+	retired bool    // the store has the chunk, and nobody joins any more
 }
 
 // joinLocked finds or plans the flight of chunk i of l and counts the caller as
@@ -101,6 +104,7 @@ func (s *Scheduler) leave(f *flight) {
 	defer s.mu.Unlock()
 	f.waiters--
 	if f.landed {
+		f.freeLocked()
 		return
 	}
 	r := f.run
@@ -136,13 +140,17 @@ func (s *Scheduler) wait(ctx context.Context, l *Layer, f *flight, p []byte, off
 
 // land hands a verified chunk to the readers of its flight. The flight stays
 // joinable until retire, which follows when the store has the chunk.
-func (s *Scheduler) land(f *flight, data []byte) bool {
+// Its bytes lie in memory, nil if that is of no concern to anyone else.
+func (s *Scheduler) land(f *flight, data []byte, memory *buffer) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if f.landed {
 		return false
 	}
-	f.data, f.landed = data, true
+	f.data, f.landed, f.memory = data, true, memory
+	if memory != nil {
+		memory.retain()
+	}
 	f.run.waiters -= f.waiters
 	close(f.done)
 	return true
@@ -154,6 +162,16 @@ func (s *Scheduler) retire(f *flight) {
 	defer s.mu.Unlock()
 	if s.flights[f.digest] == f {
 		delete(s.flights, f.digest)
+	}
+	f.retired = true
+	f.freeLocked()
+}
+
+// freeLocked gives the memory of a retired flight back that has no reader left.
+func (f *flight) freeLocked() {
+	if f.retired && f.waiters == 0 && f.memory != nil {
+		f.memory.release()
+		f.data, f.memory = nil, nil
 	}
 }
 

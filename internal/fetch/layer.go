@@ -198,18 +198,18 @@ func (l *Layer) find(i uint32, d estargz.Digest) bool {
 	return ok
 }
 
-// store puts a verified chunk away. A store that cannot take it costs a fetch
-// later, never an error to the reader, who has the bytes.
-func (l *Layer) store(s *Scheduler, number uint32, d estargz.Digest, data []byte) {
+// store puts a chunk away. A store that cannot take it costs a fetch later, never an
+// error to the reader, who has the bytes.
+func (l *Layer) store(s *Scheduler, number uint32, v chunkstore.Verified) {
 	// What was served is kept, even if everything stops just now.
-	loc, err := s.store.Put(context.WithoutCancel(s.ctx), chunkstore.Digest(d), data)
+	loc, err := s.store.PutVerified(context.WithoutCancel(s.ctx), v)
 	if err != nil {
 		s.stats.notStored.Add(1)
 		s.opts.Logger.Debug("chunk not cached", zap.String("layer", l.name), zap.Error(err))
 		return
 	}
 	if l.learner != nil {
-		l.learner.Learn(number, d)
+		l.learner.Learn(number, estargz.Digest(v.Digest()))
 	}
 	l.locs[number].Store(uint64(loc))
 }

@@ -2,6 +2,7 @@ package fetch
 
 import (
 	"context"
+	"sync"
 
 	"github.com/nineply/nineply/estargz"
 	"github.com/nineply/nineply/internal/source"
@@ -26,6 +27,8 @@ type run struct {
 	items  []item // in blob order; fixed once started, except for a whole layer
 	// job is done in the place of bringing chunks, if it is set.
 	job func(ctx context.Context)
+
+	storing sync.WaitGroup // chunks that have landed
 
 	// Guarded by Scheduler.mu.
 	prio    Priority

@@ -42,6 +42,7 @@ type Store interface {
 	Locate(d chunkstore.Digest) (chunkstore.Loc, bool)
 	ReadAt(loc chunkstore.Loc, d chunkstore.Digest, p []byte, off int64) (int, error)
 	Put(ctx context.Context, d chunkstore.Digest, data []byte) (chunkstore.Loc, error)
+	PutVerified(ctx context.Context, v chunkstore.Verified) (chunkstore.Loc, error)
 }
 
 // Options bound a [Scheduler]. Zero values mean the defaults named.
@@ -81,6 +82,9 @@ type Scheduler struct {
 	opts  Options
 	stats counters
 
+	urgent, bulk memory // of demands, and of all else
+	stores       storeQueue
+
 	ctx    context.Context // the root of every run; ends with Close
 	cancel context.CancelFunc
 	wg     sync.WaitGroup // runs, and chunks on their way into the store
@@ -96,7 +100,11 @@ type Scheduler struct {
 // New starts a scheduler. ctx bounds the life of all its requests; Close waits
 // for them.
 func New(ctx context.Context, store Store, opts Options) *Scheduler {
-	s := &Scheduler{store: store, opts: opts.withDefaults(), flights: map[estargz.Digest]*flight{}}
+	free := new(bufferPool)
+	s := &Scheduler{
+		store: store, opts: opts.withDefaults(), flights: map[estargz.Digest]*flight{},
+		urgent: newMemory(free), bulk: newMemory(free),
+	}
 	s.calm = newCalm()
 	s.ctx, s.cancel = context.WithCancel(ctx)
 	return s

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 
+	"github.com/nineply/nineply/chunkstore"
 	"github.com/nineply/nineply/estargz"
 	"github.com/nineply/nineply/internal/fserr"
 	"github.com/nineply/nineply/internal/source"
@@ -82,48 +83,14 @@ func (r *run) decodeSpans(ctx context.Context, s *Scheduler, items []item) (int,
 		return 0, err
 	}
 	defer func() { _ = body.Close() }() // read side: all that matters was read and verified
-	put := landed{layer: r.layer, s: s}
-	defer put.store()
-	return r.layer.decode(&progress{body, r, s}, lo, items, func(it item, data []byte) error {
-		put.add(it, data)
-		return ctx.Err()
-	})
+	put := landing{ctx: ctx, r: r, s: s}
+	defer put.end()
+	return r.layer.decode(&progress{body, r, s}, lo, items, &put)
 }
 
-// keepLanded is how many bytes wait for the store at most, so that readers of the
-// chunks to come do not wait for it.
-const keepLanded = 8 << 20
-
-// landed are chunks that their readers have and the store not yet.
-type landed struct {
-	layer *Layer
-	s     *Scheduler
-	items []item
-	bytes int
-}
-
-// add hands a verified chunk to its readers.
-func (p *landed) add(it item, data []byte) {
-	if !p.s.land(it.flight, data) {
-		return
-	}
-	p.items = append(p.items, it)
-	if p.bytes += len(data); p.bytes > keepLanded {
-		p.store()
-	}
-}
-
-func (p *landed) store() {
-	for _, it := range p.items {
-		p.layer.store(p.s, it.number, it.chunk.Digest, it.flight.data)
-		p.s.retire(it.flight)
-	}
-	p.items, p.bytes = nil, 0
-}
-
-// decode reads the chunks of items out of the blob from lo on, verifies and emits
-// them. It tells how many were emitted.
-func (l *Layer) decode(body io.Reader, lo int64, items []item, emit func(it item, data []byte) error) (int, error) {
+// decode reads the chunks of items out of the blob from lo on, verifies and lands
+// them. It tells with how many it is done.
+func (l *Layer) decode(body io.Reader, lo int64, items []item, put *landing) (int, error) {
 	dec, pos, err := l.spans.Start(body, lo)
 	if err != nil {
 		return 0, err
@@ -137,18 +104,21 @@ func (l *Layer) decode(body io.Reader, lo int64, items []item, emit func(it item
 		if err := dec.Discard(c.Member - pos); err != nil {
 			return n, l.spanError(err)
 		}
-		data := make([]byte, c.Size)
+		room, err := put.room(int(c.Size))
+		if err != nil {
+			return n, err
+		}
+		data := room[:c.Size]
 		if _, err := io.ReadFull(dec, data); err != nil {
 			return n, l.spanError(err)
 		}
 		pos = c.Member + c.Size
-		switch sum := estargz.Sum(data); {
-		case l.learner != nil:
-			it.chunk.Digest = sum
-		case sum != c.Digest:
-			return n, fserr.New(fserr.Corrupt, "verify", l.name, estargz.ErrDigest)
+		if l.learner != nil {
+			put.add(it, chunkstore.Hash(data))
+		} else if err := put.verify(it, data); err != nil {
+			return n, fserr.New(fserr.Corrupt, "verify", l.name, err)
 		}
-		if err := emit(it, data); err != nil {
+		if err := put.ctx.Err(); err != nil {
 			return n + 1, err
 		}
 	}
@@ -171,14 +141,16 @@ func (r *run) refetchSpan(ctx context.Context, s *Scheduler, it item) error {
 		return fserr.Newf(fserr.TooLarge, "fetch", r.layer.name, "a span of %d bytes, more than %d", hi-lo, maxMember)
 	}
 	s.asked(r)
-	put := landed{layer: r.layer, s: s}
-	defer put.store()
-	return source.ReadVerified(ctx, r.layer.blob, lo, make([]byte, hi-lo), func(p []byte) error {
+	put := landing{ctx: ctx, r: r, s: s}
+	defer put.end()
+	member, err := s.memoryFor(r.prio).pack(ctx, int(hi-lo))
+	if err != nil {
+		return err
+	}
+	defer member.release()
+	return source.ReadVerified(ctx, r.layer.blob, lo, member.p, func(p []byte) error {
 		s.brought(r, int64(len(p)))
-		_, err := r.layer.decode(bytes.NewReader(p), lo, []item{it}, func(it item, data []byte) error {
-			put.add(it, data)
-			return nil
-		})
+		_, err := r.layer.decode(bytes.NewReader(p), lo, []item{it}, &put)
 		return err
 	})
 }

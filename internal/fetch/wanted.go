@@ -81,8 +81,8 @@ func (s *Scheduler) exactLocked(l *Layer, numbers []uint32) *run {
 // uniteLocked makes one run of several that have not started, in the order of the
 // blob.
 func uniteLocked(runs []*run) *run {
-	r := *runs[0]
-	r.items, r.pieces = nil, nil
+	first := runs[0]
+	r := &run{layer: first.layer, prio: first.prio, keep: true, exact: true, lo: first.lo, hi: first.hi, pos: first.pos}
 	for _, o := range runs {
 		r.hi = max(r.hi, o.hi)
 		if n := len(r.pieces); n > 0 && o.lo <= r.pieces[n-1].Hi { // no two ranges touch
@@ -91,14 +91,14 @@ func uniteLocked(runs []*run) *run {
 			r.pieces = append(r.pieces, source.Span{Lo: o.lo, Hi: o.hi})
 		}
 		for _, it := range o.items {
-			it.flight.run = &r
+			it.flight.run = r
 		}
 		r.items = append(r.items, o.items...)
 	}
 	if len(r.pieces) == 1 {
 		r.pieces = nil
 	}
-	return &r
+	return r
 }
 
 // executePieces brings several ranges with one request. When that fails, what is
@@ -124,6 +124,8 @@ func (r *run) receivePieces(ctx context.Context, s *Scheduler) error {
 		return err
 	}
 	defer func() { _ = body.Close() }() // read side: all that matters was read and verified
+	d := decoding{r: r, s: s, ctx: ctx}
+	defer d.wait()
 	pieces := r.pieces
 	for items := r.items; len(items) > 0; {
 		for items[0].chunk.Member >= pieces[0].Hi {
@@ -135,7 +137,7 @@ func (r *run) receivePieces(ctx context.Context, s *Scheduler) error {
 			s.restart(r, pieces[0].Lo)
 		}
 		n := sameMember(items)
-		if err := r.receive(ctx, s, body, items[:n]); err != nil {
+		if err := r.receive(body, items[:n], n == len(items), &d); err != nil {
 			return err
 		}
 		items = items[n:]
