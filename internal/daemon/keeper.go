@@ -58,8 +58,10 @@ func (k keeperAPI) Mounts(ctx context.Context) ([]control.Mount, error) {
 }
 
 // keeper connects to the process that holds mounts, and starts it if there is
-// none: detached, so that it outlives this daemon.
+// none: detached, so that it outlives this daemon. What only a keeper of this host
+// can use is there before.
 func (p *parts) keeper(ctx context.Context, program string) error {
+	p.hostLinks(ctx)
 	_, socket, err := config.SplitAddress(p.cfg.Listen.Keeper)
 	if err != nil {
 		return err

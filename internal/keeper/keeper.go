@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -15,6 +16,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/nineply/nineply/internal/fserr"
+	"github.com/nineply/nineply/internal/hostlink"
 	"github.com/nineply/nineply/internal/mount"
 	"github.com/nineply/nineply/internal/p9client"
 )
@@ -64,9 +66,12 @@ type Keeper struct {
 	log     *zap.Logger
 	started time.Time
 	v9fs    error
-	ctx     context.Context
-	cancel  context.CancelFunc
-	wg      sync.WaitGroup
+	// hostLink is the daemon's, "" if it is not on this host.
+	hostLink string
+	indexes  mount.Indexes
+	ctx      context.Context
+	cancel   context.CancelFunc
+	wg       sync.WaitGroup
 
 	stateMu sync.Mutex
 
@@ -92,6 +97,9 @@ func New(ctx context.Context, opts Options) (*Keeper, error) {
 	}
 	if k.log == nil {
 		k.log = zap.NewNop()
+	}
+	if path, ok := strings.CutPrefix(opts.Connect, "unix:"); ok {
+		k.hostLink = hostlink.SocketFor(path)
 	}
 	k.ctx, k.cancel = context.WithCancel(ctx)
 	if opts.StateFile != "" {
@@ -224,6 +232,7 @@ func (k *Keeper) mount(ctx context.Context, req MountRequest, wait time.Duration
 	return mount.New(ctx, req.Target, mount.Options{
 		Mode: req.Mode, MaxFids: k.opts.MaxFids, ReadAhead: req.Options.ReadAhead,
 		NoSuid: req.Options.NoSuid, NoDev: req.Options.NoDev, Direct: req.Options.Direct,
+		HostLink: k.hostLink, Indexes: &k.indexes,
 		Session: mount.SessionOptions{
 			Dial: k.dial, Aname: req.Aname, Wait: wait, Patience: patience, Logger: k.log,
 		},

@@ -47,7 +47,7 @@ func newFuseMount(ctx context.Context, target string, opts *Options) (*fuseMount
 		s.close()
 		return nil, err
 	}
-	m.dev = device(target)
+	m.dev = deviceOf(target)
 	if opts.ReadAhead > 0 {
 		if err := setReadAhead(m.dev, opts.ReadAhead); err != nil {
 			s.log.Debug("read-ahead left at the kernel's default", zap.String("target", target), zap.Error(err))
@@ -87,7 +87,7 @@ func (m *fuseMount) start(target string, opts *Options) error {
 	if err != nil {
 		return fserr.New(fserr.Permission, "open", "/dev/fuse", err)
 	}
-	err = mountFuse(fd, target, opts)
+	err = mountFuse(fd, target, opts, maxIO)
 	if errors.Is(err, unix.EPERM) {
 		_ = unix.Close(fd) // nothing was done with it
 		return m.startUnprivileged(target, opts)
@@ -110,7 +110,7 @@ func (m *fuseMount) start(target string, opts *Options) error {
 	return nil
 }
 
-func mountFuse(fd int, target string, opts *Options) error {
+func mountFuse(fd int, target string, opts *Options, maxRead int) error {
 	var flags uintptr = unix.MS_RDONLY
 	if opts.NoSuid {
 		flags |= unix.MS_NOSUID
@@ -119,7 +119,7 @@ func mountFuse(fd int, target string, opts *Options) error {
 		flags |= unix.MS_NODEV
 	}
 	data := fmt.Sprintf("fd=%d,rootmode=40000,user_id=%d,group_id=%d,default_permissions,allow_other,max_read=%d",
-		fd, os.Geteuid(), os.Getegid(), maxIO)
+		fd, os.Geteuid(), os.Getegid(), maxRead)
 	err := unix.Mount(opts.Source, target, fsType, flags, data)
 	switch {
 	case err == nil, errors.Is(err, unix.EPERM):
@@ -163,7 +163,7 @@ func (m *fuseMount) serve() {
 	if m.watch >= 0 {
 		_ = unix.Close(m.watch) // only ever polled
 	}
-	if m.dev != 0 && device(m.target) == m.dev {
+	if m.dev != 0 && deviceOf(m.target) == m.dev {
 		// The kernel aborted the connection: the mount is dead but there.
 		if err := Detach(m.target, true); err != nil {
 			m.s.log.Warn("dead mount stays", zap.String("target", m.target), zap.Error(err))
@@ -205,9 +205,9 @@ func (s *session) status(st *Status) {
 	st.Reconnects, st.Retries = s.reconnects.Load(), s.retries.Load()
 }
 
-// device is the number of the file system mounted on target, found without
+// deviceOf is the number of the file system mounted on target, found without
 // asking that file system; 0 if it cannot be told.
-func device(target string) uint64 {
+func deviceOf(target string) uint64 {
 	var st unix.Statx_t
 	err := unix.Statx(unix.AT_FDCWD, target, unix.AT_STATX_DONT_SYNC|unix.AT_NO_AUTOMOUNT, unix.STATX_INO, &st)
 	if err != nil {

@@ -58,6 +58,12 @@ type Options struct {
 	// NoSuid and NoDev make the kernel ignore set-user-ID bits, file
 	// capabilities and device nodes.
 	NoSuid, NoDev bool
+	// HostLink is the socket of the daemon's host link (see internal/hostlink),
+	// for FUSE mounts of a daemon on the same host; "": 9P serves them. A daemon
+	// without one is no error.
+	HostLink string
+	// Indexes are shared by the mounts of a process. nil: this one shares nothing.
+	Indexes *Indexes
 	// Direct connects the kernel's 9p client (V9FS) to the server itself.
 	// It is faster and does not survive the server.
 	Direct bool
@@ -87,6 +93,9 @@ func (o *Options) normalise() {
 	}
 	if o.Source == "" {
 		o.Source = o.Session.Aname
+	}
+	if o.Indexes == nil {
+		o.Indexes = &Indexes{}
 	}
 	if o.Session.Logger == nil {
 		o.Session.Logger = zap.NewNop()
@@ -182,7 +191,7 @@ func New(ctx context.Context, target string, opts Options) (*Mount, error) {
 	var impl backend
 	switch opts.Mode {
 	case FUSE:
-		impl, err = newFuseMount(ctx, target, &opts)
+		impl, err = newFuse(ctx, target, &opts)
 	case V9FS:
 		impl, err = newV9FSMount(ctx, target, &opts)
 	default:
@@ -197,6 +206,21 @@ func New(ctx context.Context, target string, opts Options) (*Mount, error) {
 		impl.serve()
 	}()
 	return m, nil
+}
+
+// newFuse makes a FUSE mount in the best way there is.
+func newFuse(ctx context.Context, target string, opts *Options) (backend, error) {
+	if opts.HostLink != "" {
+		m, err := newHostMount(ctx, target, opts)
+		if err == nil {
+			return m, nil
+		}
+		if !errors.Is(err, errNoHostLink) {
+			return nil, refusal(err)
+		}
+		opts.Session.Logger.Info("mounting without a host link", zap.String("target", target), zap.Error(err))
+	}
+	return newFuseMount(ctx, target, opts)
 }
 
 // Target is the absolute path of the mount point.

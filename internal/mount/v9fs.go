@@ -135,7 +135,7 @@ func newV9FSMount(ctx context.Context, target string, opts *Options) (*v9fsMount
 		m.wg.Wait()
 		return nil, err
 	}
-	m.dev = device(target)
+	m.dev = deviceOf(target)
 	return m, nil
 }
 
@@ -240,7 +240,7 @@ func (m *v9fsMount) serve() {
 	}
 	tick := time.NewTicker(v9fsPoll)
 	defer tick.Stop()
-	for device(m.target) == m.dev {
+	for deviceOf(m.target) == m.dev {
 		select {
 		case <-tick.C:
 		case <-m.ctx.Done():
