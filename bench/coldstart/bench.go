@@ -147,6 +147,7 @@ func keepLog(bed *testbed.Bed, dir, name string) error {
 // start starts the container. What counts is what happened up to the first line.
 func (b *bench) start(ctx context.Context, v *variant, r *run) (o outcome, err error) {
 	b.recorder.Reset()
+	b.recorder.SingleRanges(v.single)
 	conns := b.network.Stats().Conns
 	var serr error
 	spec := v.spec(r)
@@ -161,5 +162,7 @@ func (b *bench) start(ctx context.Context, v *variant, r *run) (o outcome, err e
 		return o, err
 	}
 	o.places = b.places
-	return o, serr
+	o.fetching = b.recorder.Requests()
+	o.ended, err = r.client.Status(ctx)
+	return o, errors.Join(serr, err)
 }

@@ -24,6 +24,11 @@ type outcome struct {
 	conns       int64 // connections made
 	status      control.Status
 	places      places
+
+	// ended is the status when the container had ended, and all the requests until
+	// then: what it read is held against what was fetched for it.
+	ended    control.Status
+	fetching []testbed.Request
 }
 
 // The kinds of requests.
@@ -99,7 +104,35 @@ func (o *outcome) values() map[string]float64 {
 		v["requests"]++
 		v["bytes"] += float64(q.Bytes)
 	}
+	o.addAccount(v)
 	return v
+}
+
+// addAccount adds what the daemon says of the image: how many bytes of blobs the
+// chunks need that the whole run read, and how many times as many were fetched; and
+// the reads that had to wait.
+func (o *outcome) addAccount(v map[string]float64) {
+	var read *control.Account
+	for i := range o.ended.Trees {
+		a := o.ended.Trees[i].Account
+		if a != nil && a.Start != nil && (read == nil || a.Start.Needed > read.Start.Needed) {
+			read = a
+		}
+	}
+	if read == nil || read.Start.Needed == 0 {
+		return
+	}
+	fetched := int64(0)
+	for i := range o.fetching {
+		if q := &o.fetching[i]; o.places.kind(q) == kindData {
+			fetched += q.Bytes
+		}
+	}
+	v["needed-bytes"] = float64(read.Start.Needed)
+	v["fetched-per-needed"] = float64(fetched) / float64(read.Start.Needed)
+	v["demand-requests"] = float64(read.Requests["demand"])
+	v["late-reads"] = float64(read.Late)
+	v["unknown-reads"] = float64(read.Unknown)
 }
 
 // print writes the run as a line of a benchmark.

@@ -20,17 +20,27 @@ const learnWithin = 30 * time.Second
 // nothing.
 const noProfiles = "[profiles]\nrecord = false\nuse = false\n"
 
-// profileBars are what a start with a profile may take: few requests, and no read
-// that has to wait.
-func profileBars() map[string]float64 { return map[string]float64{"data-requests": 12, "misses": 0} }
+// profileBars are what a start with a profile may take: few requests, for little that
+// is not read, and none for a reader who waits.
+func profileBars() map[string]float64 {
+	return map[string]float64{"data-requests": 12, "fetched-per-needed": 1.1, "demand-requests": 0, "unknown-reads": 0}
+}
+
+// singleBars are the same where a request can bring one range only: what is read
+// lies too far apart then for few requests.
+func singleBars() map[string]float64 {
+	bars := profileBars()
+	delete(bars, "data-requests")
+	return bars
+}
 
 // profiled is the lazy image with the profile of a run that went before on another
 // node. The image is the same as without.
-func profiled() variant {
+func profiled(name string, single bool, bars map[string]float64) variant {
 	var learnt control.ProfileData
-	v := variant{name: "profile", snapshotter: "nineply", bars: profileBars()}
+	v := variant{name: name, snapshotter: "nineply", single: single, bars: bars}
 	v.image = func(ctx context.Context, b *bench, plain string) (tag string, err error) {
-		if tag, err = converted("profiled", convert.Options{})(ctx, b, plain); err == nil {
+		if tag, err = converted(name, convert.Options{})(ctx, b, plain); err == nil {
 			learnt, err = learn(ctx, b, tag, control.ProfileFormat)
 		}
 		return tag, err

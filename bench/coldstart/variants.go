@@ -23,6 +23,8 @@ type variant struct {
 	// nothing is done. What a run learned for others is fetched here: image may make
 	// a run of its own, which does not count, with [bench.run].
 	after func(ctx context.Context, r *run) error
+	// single has the registry know one range for a request, as many do.
+	single bool
 	// bars are what a value may be at most, by unit.
 	bars map[string]float64
 
@@ -34,7 +36,8 @@ func variants() []variant {
 	return []variant{
 		{name: "overlayfs", snapshotter: "overlayfs", image: asItIs},
 		{name: "lazy", snapshotter: "nineply", image: converted("lazy", convert.Options{})},
-		profiled(),
+		profiled("profile", false, profileBars()),
+		profiled("profile-single-ranges", true, singleBars()),
 		landmark(),
 		orderedProfile(),
 	}

@@ -43,7 +43,7 @@ func (b *bench) allocations(srv *server, n int) error {
 			return err
 		}
 	}
-	before, err := srv.memory()
+	before, err := srv.memory(askMallocs)
 	if err != nil {
 		return err
 	}
@@ -51,11 +51,10 @@ func (b *bench) allocations(srv *server, n int) error {
 	if err != nil {
 		return err
 	}
-	after, err := srv.memory()
+	after, err := srv.memory(askMallocs)
 	if err != nil {
 		return err
 	}
-	// Of what a measurement allocates itself, the second one has a part.
 	_, err = fmt.Fprintf(b.out, "Benchmarkallocs/read=%d 1 %.4f allocs/op %g allocs/op-max\n",
 		n, float64(after.Mallocs-before.Mallocs)/float64(r.count), maxAllocsRead)
 	return err
@@ -68,21 +67,21 @@ func (b *bench) fids(srv *server) error {
 		return err
 	}
 	defer c.close()
-	before, err := srv.memory()
+	before, err := srv.memory(askHeap)
 	if err != nil {
 		return err
 	}
 	if err := c.each(fids, func(b []byte, l *lane) []byte { return walkFile(b, l, int(l.fid)) }); err != nil {
 		return err
 	}
-	live, err := srv.memory()
+	live, err := srv.memory(askHeap)
 	if err != nil {
 		return err
 	}
 	if err := c.each(fids, func(b []byte, l *lane) []byte { return clunk(b, l, 0) }); err != nil {
 		return err
 	}
-	after, err := srv.memory()
+	after, err := srv.memory(askHeap)
 	if err != nil {
 		return err
 	}

@@ -143,12 +143,17 @@ func (s *server) cpu() (sum time.Duration, err error) {
 // memory is the state of a server's heap.
 type memory struct {
 	Mallocs uint64 // since it began
-	Heap    uint64 // bytes in use after a collection
+	Heap    uint64 // bytes in use
 }
 
-// memory asks a server of this command.
-func (s *server) memory() (m memory, err error) {
-	if _, err := fmt.Fprintln(s.stdin, "memory"); err != nil {
+// What a server of this command can be asked for.
+const (
+	askMallocs = "mallocs"
+	askHeap    = "heap" // after a collection
+)
+
+func (s *server) memory(what string) (m memory, err error) {
+	if _, err := fmt.Fprintln(s.stdin, what); err != nil {
 		return m, err
 	}
 	line, err := s.stdout.ReadBytes('\n')

@@ -46,12 +46,13 @@ func serve(ctx context.Context, s settings) (err error) {
 // answer tells about memory whenever a line comes in.
 func answer(r io.Reader, w io.Writer) {
 	for lines := bufio.NewScanner(r); lines.Scan(); {
-		var before, after runtime.MemStats
-		runtime.ReadMemStats(&before)
-		runtime.GC()
-		runtime.GC() // what pools held is gone after two
-		runtime.ReadMemStats(&after)
-		if json.NewEncoder(w).Encode(memory{Mallocs: before.Mallocs, Heap: after.HeapAlloc}) != nil {
+		if lines.Text() == askHeap {
+			runtime.GC()
+			runtime.GC() // what pools held is gone after two
+		}
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		if json.NewEncoder(w).Encode(memory{Mallocs: m.Mallocs, Heap: m.HeapAlloc}) != nil {
 			return
 		}
 	}

@@ -51,6 +51,9 @@ type Registry struct {
 	HostsDirs    []string `toml:"hosts_dirs" comment:"containerd certs.d directories with hosts.toml files, the first that knows a host wins."`
 	DockerConfig string   `toml:"docker_config" comment:"docker config.json with credentials and helpers; empty: DOCKER_CONFIG or ~/.docker."`
 	Timeout      Duration `toml:"timeout" comment:"How long a request may go without any byte arriving."`
+
+	Kubernetes Kubernetes `toml:"kubernetes"`
+	CRI        CRI        `toml:"cri"`
 }
 
 // Cache bounds the chunk store.
@@ -105,7 +108,10 @@ func Default(root, state string) Config {
 			Snapshotter: sock("snapshotter.sock"),
 			Keeper:      sock("keeper.sock"),
 		},
-		Registry:    Registry{HostsDirs: []string{"/etc/containerd/certs.d", "/etc/docker/certs.d"}, Timeout: Duration(30 * time.Second)},
+		Registry: Registry{
+			HostsDirs: []string{"/etc/containerd/certs.d", "/etc/docker/certs.d"}, Timeout: Duration(30 * time.Second),
+			Kubernetes: Kubernetes{Namespaces: []string{}}, CRI: CRI{Runtime: "unix:/run/containerd/containerd.sock", Keep: Duration(12 * time.Hour)},
+		},
 		Cache:       Cache{MaxSize: 20 << 30},
 		Fetch:       Fetch{Concurrency: 16, ReadAhead: 8 << 20, ReadTimeout: Duration(60 * time.Second), Prefetch: true},
 		Index:       Index{SOCI: true, Pins: []string{}},
@@ -187,6 +193,9 @@ func (c Config) Validate() error {
 	}
 	if c.Fetch.Concurrency < 1 || c.Fetch.Concurrency > 1024 {
 		return fmt.Errorf("fetch.concurrency: %d is not between 1 and 1024", c.Fetch.Concurrency)
+	}
+	if err := c.Registry.validate(); err != nil {
+		return err
 	}
 	for _, pin := range c.Index.Pins {
 		if !pinPattern().MatchString(pin) {

@@ -70,6 +70,13 @@ func TestParse(t *testing.T) {
 		{name: "bad mode", text: "[snapshotter]\nmount_mode='nfs'", errPart: "mount_mode"},
 		{name: "bad level", text: "[log]\nlevel='loud'", errPart: "log.level"},
 		{name: "no workers", text: "[fetch]\nconcurrency=0", errPart: "concurrency"},
+		{name: "pull secrets", text: "[registry.kubernetes]\nsecrets=true\nnamespaces=['team-a']",
+			check: func(c config.Config) bool {
+				return c.Registry.Kubernetes.Secrets && c.Registry.Kubernetes.Namespaces[0] == "team-a" && c.Registry.CRI.Keep == config.Duration(12*time.Hour)
+			}},
+		{name: "bad namespace", text: "[registry.kubernetes]\nnamespaces=['../x']", errPart: "not a namespace"},
+		{name: "CRI over TCP", text: "[registry.cri]\nlisten='tcp:127.0.0.1:1'", errPart: "registry.cri.listen"},
+		{name: "CRI to itself", text: "[registry.cri]\nlisten='unix:/run/containerd/containerd.sock'", errPart: "same socket"},
 		{name: "not TOML", text: "=", errPart: ""},
 	}
 	for _, tt := range tests {

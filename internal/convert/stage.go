@@ -155,6 +155,7 @@ func (s *stage) convert(ctx context.Context, l *layer) error {
 	}
 	maps.Copy(l.out.Annotations, res.Annotations)
 	l.newID, l.toc, l.absent = toDigest(res.DiffID), res.ExternalTOC, res.NotFound
+	l.front = front{} // what the source had
 	if len(l.first) > 0 {
 		l.front, err = frontOf(file, res.BlobSize)
 	}

@@ -98,8 +98,11 @@ func (p *parts) build(ctx context.Context, version string) error {
 		return fmt.Errorf("chunk cache: %w", err)
 	}
 	p.onClose(store.Close)
-	sources := Sources(c)
+	sources := newSources(c, p.log)
 	p.onClose(sources.Close)
+	if err := sources.listen(ctx); err != nil {
+		return err
+	}
 	sched := fetch.New(ctx, store, fetch.Options{
 		Concurrency: c.Fetch.Concurrency, ReadAhead: int64(c.Fetch.ReadAhead), Logger: p.log.Named("fetch"),
 	})

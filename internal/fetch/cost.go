@@ -20,6 +20,11 @@ func (l *Layer) learn() {
 	}
 }
 
+// Cost is what one more request for the layer costs, in bytes that take as long, as
+// far as was learned, else 0; and how many bytes between two wanted chunks are worth
+// fetching to save one when there are few.
+func (l *Layer) Cost() (request, gap int64) { return l.worth.Load(), l.gap() }
+
 // gap is how many bytes between two wanted chunks are worth fetching to save a
 // request.
 func (l *Layer) gap() int64 {

@@ -1,6 +1,7 @@
 package fetch
 
 import (
+	"cmp"
 	"context"
 	"io"
 	"slices"
@@ -29,10 +30,17 @@ func (l *Layer) Has(i uint32) bool {
 	return ok && (c.Hole || l.find(i, c.Digest))
 }
 
+// TakesRanges reports whether several ranges of the layer can come with one request,
+// as far as is known.
+func (l *Layer) TakesRanges() bool {
+	m, ok := l.blob.(source.MultiRanger)
+	return ok && l.spans == nil && m.TakesRanges()
+}
+
 // PrefetchChunks queues one request for chunks that will be read: those of them that
 // are neither local nor on their way. Each part is a list of ascending numbers; what
 // lies between two parts is not asked for. Where the source cannot bring several
-// ranges at once, there is a request for each part. The requests are neither merged
+// ranges at once, there is a request for each part, in their order. The requests are neither merged
 // with others nor followed by read-ahead. It tells how many requests it has queued.
 func (l *Layer) PrefetchChunks(parts ...[]uint32) int {
 	s := l.s
@@ -41,14 +49,14 @@ func (l *Layer) PrefetchChunks(parts ...[]uint32) int {
 	if s.closed || l.streamer != nil {
 		return 0
 	}
-	slices.SortFunc(parts, func(a, b []uint32) int { return slices.Compare(a, b) })
 	var runs []*run
 	for _, numbers := range parts {
 		if r := s.exactLocked(l, numbers); r != nil {
 			runs = append(runs, r)
 		}
 	}
-	if _, ok := l.blob.(source.MultiRanger); ok && l.spans == nil && len(runs) > 1 {
+	if len(runs) > 1 && l.TakesRanges() {
+		slices.SortFunc(runs, func(a, b *run) int { return cmp.Compare(a.lo, b.lo) })
 		runs = []*run{uniteLocked(runs)}
 	}
 	for _, r := range runs {

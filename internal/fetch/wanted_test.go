@@ -100,7 +100,8 @@ func TestPrefetchChunksOfStream(t *testing.T) {
 // multiBlob can bring several ranges at once, unless fail says otherwise.
 type multiBlob struct {
 	*blob
-	fail func(body []byte) ([]byte, error)
+	fail    func(body []byte) ([]byte, error)
+	refuses bool
 
 	mu    sync.Mutex
 	multi [][]source.Span
@@ -125,6 +126,8 @@ func (b *multiBlob) OpenRanges(ctx context.Context, ranges []source.Span) (io.Re
 	}
 	return io.NopCloser(bytes.NewReader(body)), nil
 }
+
+func (b *multiBlob) TakesRanges() bool { return !b.refuses }
 
 func (b *multiBlob) asked() int {
 	b.mu.Lock()

@@ -105,6 +105,12 @@ const (
 	// maxProfileFetch bounds what it has fetched of one layer, bytes, in case that
 	// what was recorded was no start: a copy of the whole image, say.
 	maxProfileFetch = 256 << 20
+	// maxRangesOf is how many ranges should come with one request at most, rangeGap
+	// how many bytes between two are worth fetching to save one of them.
+	maxRangesOf, rangeGap = 16, 16 << 10
+	// profileRoundTrip is how many bytes are worth fetching to save a range when there
+	// are too many, and a request while nobody knows what one costs.
+	profileRoundTrip = 1 << 20
 )
 
 // share divides the requests among the layers, by what is read of each: every
@@ -140,24 +146,25 @@ func (a *asked) layer(n int, l *Layer) {
 		return
 	}
 	views := []profile.View{l.view()}
-	cost := a.cost[l.id.blob]
+	requests := a.cost[l.id.blob].Requests
+	cost := a.costOf(l)
 	plan := profile.Plan(a.profile.Of(l.id.blob).Resolve(views), views, cost)
 	if len(plan.Requests) == 0 {
 		return
 	}
 	spans := []profile.Span{}
-	requests := 0
-	for _, group := range grouped(plan.Requests, cost.Requests) {
+	made := 0
+	for _, group := range grouped(plan.Requests, requests) {
 		var parts [][]uint32
 		for _, r := range group {
 			parts = append(parts, numbersOf(r.Spans))
 			spans = append(spans, r.Spans...)
 		}
-		requests += l.bytes.PrefetchChunks(parts...)
+		made += l.bytes.PrefetchChunks(parts...)
 	}
 	sort.Slice(spans, func(i, j int) bool { return spans[i].First < spans[j].First })
 	st := &a.c.profileStats
-	st.requests.Add(int64(requests))
+	st.requests.Add(int64(made))
 	st.bytes.Add(plan.Bytes)
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -166,6 +173,22 @@ func (a *asked) layer(n int, l *Layer) {
 	}
 	a.spans[n] = spans
 	a.bytes += plan.Bytes
+}
+
+// costOf says what ranges of a layer cost. Where several can come with one request,
+// the ranges are what is few. Elsewhere each is a request, and what these cost was
+// learned.
+func (a *asked) costOf(l *Layer) profile.Cost {
+	cost := a.cost[l.id.blob]
+	if l.bytes.TakesRanges() {
+		cost.Requests *= maxRangesOf
+		cost.Gap, cost.RoundTrip = rangeGap, profileRoundTrip
+		return cost
+	}
+	if cost.RoundTrip, cost.Gap = l.bytes.Cost(); cost.RoundTrip == 0 {
+		cost.RoundTrip = profileRoundTrip
+	}
+	return cost
 }
 
 // grouped puts ranges together, in their order, where there are more of them than

@@ -16,4 +16,6 @@ type MultiRanger interface {
 	// for what is missing range by range. The error is of kind Unsupported when no
 	// host knows such requests.
 	OpenRanges(ctx context.Context, ranges []Span) (io.ReadCloser, error)
+	// TakesRanges is false when the host is known not to take such requests.
+	TakesRanges() bool
 }

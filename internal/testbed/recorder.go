@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -39,6 +40,8 @@ type Recorder struct {
 	srv  *http.Server
 	rt   *http.Transport
 	done chan error
+
+	single atomic.Bool
 
 	mu       sync.Mutex
 	requests []*Request
@@ -68,6 +71,9 @@ func startRecorder(ctx context.Context, upstream string) (*Recorder, error) {
 		Rewrite: func(q *httputil.ProxyRequest) {
 			q.Out.URL = &url.URL{Scheme: "http", Host: upstream, Path: q.In.URL.Path, RawQuery: q.In.URL.RawQuery}
 			q.Out.Host = q.In.Host
+			if r.single.Load() && strings.Contains(q.In.Header.Get("Range"), ",") {
+				q.Out.Header.Del("Range")
+			}
 		},
 		Transport:      r.rt,
 		BufferPool:     &buffers{},
@@ -138,6 +144,10 @@ func (r *Recorder) Requests() []Request {
 	slices.SortStableFunc(list, func(a, b Request) int { return cmp.Compare(a.Began.UnixNano(), b.Began.UnixNano()) })
 	return list
 }
+
+// SingleRanges says whether requests for several ranges are answered with the whole
+// blob, as many registries and their storage do.
+func (r *Recorder) SingleRanges(only bool) { r.single.Store(only) }
 
 // Reset forgets all requests.
 func (r *Recorder) Reset() {

@@ -81,21 +81,29 @@ func newKeyring(auths map[string]authEntry) (Keyring, error) {
 			ring = append(ring, k)
 		}
 	}
-	// The most exact first, and always in the same order.
-	slices.SortFunc(ring, func(a, b key) int {
+	return Merge(ring), nil
+}
+
+// Merge makes one keyring of several: the most exact first, and what is equally exact
+// in the order given.
+func Merge(rings ...Keyring) Keyring {
+	out := slices.Concat(rings...)
+	slices.SortStableFunc(out, func(a, b key) int {
 		if len(a.path) != len(b.path) {
 			return len(b.path) - len(a.path)
 		}
-		if aGlob, bGlob := strings.ContainsAny(a.host, "*?["), strings.ContainsAny(b.host, "*?["); aGlob != bGlob {
-			if bGlob {
+		if a.glob() != b.glob() {
+			if b.glob() {
 				return -1
 			}
 			return 1
 		}
 		return strings.Compare(a.host+"/"+a.path, b.host+"/"+b.path)
 	})
-	return ring, nil
+	return out
 }
+
+func (k key) glob() bool { return strings.ContainsAny(k.host, "*?") }
 
 // describe is an error of decoding JSON without the bytes around it.
 func describe(err error) error {
@@ -115,7 +123,15 @@ func (a authEntry) credential() (Credential, error) {
 	if a.Auth == "" {
 		return c, nil
 	}
-	plain, err := base64.StdEncoding.DecodeString(strings.TrimSpace(a.Auth))
+	plain, err := ParseAuth(a.Auth)
+	c.Username, c.Password = plain.Username, plain.Password
+	return c, err
+}
+
+// ParseAuth reads "auth" of a docker configuration: user and password in base64.
+// Errors do not quote it.
+func ParseAuth(auth string) (Credential, error) {
+	plain, err := base64.StdEncoding.DecodeString(strings.TrimSpace(auth))
 	if err != nil {
 		return Credential{}, errors.New("auth is not base64")
 	}
@@ -123,8 +139,7 @@ func (a authEntry) credential() (Credential, error) {
 	if !ok {
 		return Credential{}, errors.New("auth is not base64 of user:password")
 	}
-	c.Username, c.Password = user, strings.TrimRight(password, "\x00")
-	return c, nil
+	return Credential{Username: user, Password: strings.TrimRight(password, "\x00")}, nil
 }
 
 // parseKey takes a name of "auths" apart: a host, an old address such as

@@ -51,7 +51,7 @@ type endpoint struct {
 
 	downUntil     atomic.Int64 // unix nanoseconds
 	noRangesUntil atomic.Int64
-	noMultiUntil  atomic.Int64 // the same for several ranges at once
+	multiUntil    atomic.Int64 // that it takes several ranges at once; negative: that it does not
 	prepared      atomic.Int64 // when connections were made ahead
 
 	challenge atomic.Pointer[string] // what the host asks for, learned

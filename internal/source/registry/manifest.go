@@ -83,13 +83,16 @@ func (o objects) Config(ctx context.Context, desc ocispec.Descriptor) ([]byte, e
 		return nil, fserr.Newf(fserr.TooLarge, "read", b.object(), "%d bytes, at most %d are read", b.size, source.MaxConfigBytes)
 	}
 	data := make([]byte, b.size)
-	err = b.ReadVerified(ctx, 0, data, func(p []byte) error {
+	verify := func(p []byte) error {
 		if desc.Digest.Algorithm().FromBytes(p) != desc.Digest {
 			return errDigest
 		}
 		return nil
-	})
-	return data, err
+	}
+	if b.probe(ctx, data) && verify(data) == nil {
+		return data, nil
+	}
+	return data, b.ReadVerified(ctx, 0, data, verify)
 }
 
 var errDigest = errors.New("content does not have this digest")

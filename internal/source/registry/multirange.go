@@ -56,14 +56,10 @@ func (b *blob) OpenRanges(ctx context.Context, ranges []source.Span) (io.ReadClo
 
 // openParts asks one host.
 func (b *blob) openParts(ctx context.Context, e *endpoint, ranges []source.Span) (*parts, error) {
-	if e.noMultiUntil.Load() > time.Now().UnixNano() {
+	if e.multi(time.Now()) == multiRefused {
 		return nil, errNoMulti
 	}
-	texts := make([]string, len(ranges))
-	for i, r := range ranges {
-		texts[i] = fmt.Sprintf("%d-%d", r.Lo, r.Hi-1)
-	}
-	resp, err := b.get(ctx, e, "bytes="+strings.Join(texts, ","))
+	resp, err := b.get(ctx, e, rangesHeader(ranges))
 	if err != nil {
 		return nil, err
 	}
@@ -79,11 +75,21 @@ func (b *blob) openParts(ctx context.Context, e *endpoint, ranges []source.Span)
 	if err != nil {
 		_ = resp.Body.Close() // the error that counts is known
 		if errors.Is(err, errNoMulti) {
-			e.noMultiUntil.Store(time.Now().Add(rangeMemory).UnixNano())
+			e.setMulti(false)
 		}
 		return nil, err
 	}
+	e.setMulti(true)
 	return p, nil
+}
+
+// rangesHeader is the Range to ask for.
+func rangesHeader(ranges []source.Span) string {
+	texts := make([]string, len(ranges))
+	for i, r := range ranges {
+		texts[i] = fmt.Sprintf("%d-%d", r.Lo, r.Hi-1)
+	}
+	return "bytes=" + strings.Join(texts, ",")
 }
 
 var errNoMulti = fail(fserr.Unsupported, "the host does not answer requests for several ranges")
