@@ -12,7 +12,7 @@ const (
 	ofEchoSmall   = 0.8
 	ofEchoLarge   = 0.6
 	maxFIDBytes   = 100
-	maxAllocsRead = 0.01 // what a measurement itself costs is spread over the reads
+	maxAllocsRead = 0.01
 )
 
 // bars gives those of a row: the least ratio by the other's name.

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"strings"
+	"time"
 )
 
 // fids are how many the memory of one is measured with.
@@ -26,7 +27,8 @@ func (b *bench) memory() error {
 	return nil
 }
 
-// allocations counts those of reads of n bytes.
+// allocations counts those of reads of n bytes, without what the process
+// allocates while nothing is read.
 func (b *bench) allocations(srv *server, n int) error {
 	c, err := dial(srv)
 	if err != nil {
@@ -43,21 +45,33 @@ func (b *bench) allocations(srv *server, n int) error {
 			return err
 		}
 	}
+	r, all, err := b.mallocs(srv, func() (result, error) { return c.run(&op, 16, 10*b.time) })
+	if err != nil {
+		return err
+	}
+	_, idle, err := b.mallocs(srv, func() (result, error) {
+		time.Sleep(r.took)
+		return result{}, nil
+	})
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(b.out, "Benchmarkallocs/read=%d 1 %.4f allocs/op %g allocs/op-max %d idle-allocs\n",
+		n, max(0, all-idle)/float64(r.count), maxAllocsRead, int(idle))
+	return err
+}
+
+// mallocs counts the allocations of a server while something is done.
+func (b *bench) mallocs(srv *server, do func() (result, error)) (r result, n float64, err error) {
 	before, err := srv.memory(askMallocs)
 	if err != nil {
-		return err
+		return r, 0, err
 	}
-	r, err := c.run(&op, 16, 10*b.time)
-	if err != nil {
-		return err
+	if r, err = do(); err != nil {
+		return r, 0, err
 	}
 	after, err := srv.memory(askMallocs)
-	if err != nil {
-		return err
-	}
-	_, err = fmt.Fprintf(b.out, "Benchmarkallocs/read=%d 1 %.4f allocs/op %g allocs/op-max\n",
-		n, float64(after.Mallocs-before.Mallocs)/float64(r.count), maxAllocsRead)
-	return err
+	return r, float64(after.Mallocs - before.Mallocs), err
 }
 
 // fids makes many, and clunks them.
