@@ -82,13 +82,13 @@ func (a *app) printServed(st control.Status) error {
 	if len(st.Layers) == 0 {
 		return nil
 	}
-	t := newTable(a.stdout, "\nLAYER", "FORMAT", "SIZE", "FETCHED", "CHUNKS LOCAL", "FILES", "LAZY", "NO TOC OF ITS OWN BECAUSE")
+	t := newTable(a.stdout, "\nLAYER", "FORMAT", "SIZE", "FETCHED", "CHUNKS LOCAL", "FILES", "LAZY", "STATE", "NO TOC OF ITS OWN BECAUSE")
 	for _, l := range st.Layers {
 		lazy := "no"
 		if l.Lazy {
 			lazy = "yes"
 		}
-		t.row(shortDigest(l.Digest), l.Format, bytesText(l.Size), bytesText(l.Fetched), fmt.Sprintf("%d/%d", l.LocalChunks, l.Chunks), fmt.Sprint(l.Files), lazy, l.Reason)
+		t.row(shortDigest(l.Digest), l.Format, bytesText(l.Size), bytesText(l.Fetched), fmt.Sprintf("%d/%d", l.LocalChunks, l.Chunks), fmt.Sprint(l.Files), lazy, stateText(l), l.Reason)
 	}
 	return t.flush()
 }

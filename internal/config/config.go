@@ -67,6 +67,11 @@ type Fetch struct {
 	ReadAhead   Size     `toml:"read_ahead" comment:"How far a sequential reader is read ahead at most."`
 	ReadTimeout Duration `toml:"read_timeout" comment:"A read that has not been answered by then fails with EIO."`
 	Prefetch    bool     `toml:"prefetch" comment:"Fetch the range that an image's landmark names as soon as it is mounted."`
+
+	Background      bool     `toml:"background" comment:"Fetch the rest of an image when it is in use and nobody waits for bytes, and verify all of it: blob digests, diff IDs, and every file. What is not as its image claims is not served any more."`
+	BackgroundDelay Duration `toml:"background_delay" comment:"How long nobody must have waited for bytes before that begins."`
+	BackgroundShare int      `toml:"background_share" comment:"The part of the bandwidth that it takes, in percent."`
+	BackgroundRate  Size     `toml:"background_rate" comment:"Most bytes per second that it fetches, besides; 0: no limit."`
 }
 
 // Index says which indexes that lie beside an image are used without being pulled by
@@ -113,7 +118,7 @@ func Default(root, state string) Config {
 			Kubernetes: Kubernetes{Namespaces: []string{}}, CRI: CRI{Runtime: "unix:/run/containerd/containerd.sock", Keep: Duration(12 * time.Hour)},
 		},
 		Cache:       Cache{MaxSize: 20 << 30},
-		Fetch:       Fetch{Concurrency: 16, ReadAhead: 8 << 20, ReadTimeout: Duration(60 * time.Second), Prefetch: true},
+		Fetch:       Fetch{Concurrency: 16, ReadAhead: 8 << 20, ReadTimeout: Duration(60 * time.Second), Prefetch: true, Background: true, BackgroundDelay: Duration(5 * time.Second), BackgroundShare: 50},
 		Index:       Index{SOCI: true, Pins: []string{}},
 		Profiles:    Profiles{Record: true, Use: true},
 		Snapshotter: Snapshotter{MountMode: "auto", Fallback: true},
@@ -196,6 +201,9 @@ func (c Config) Validate() error {
 	}
 	if err := c.Registry.validate(); err != nil {
 		return err
+	}
+	if c.Fetch.BackgroundShare < 1 || c.Fetch.BackgroundShare > 100 {
+		return fmt.Errorf("fetch.background_share: %d is not between 1 and 100", c.Fetch.BackgroundShare)
 	}
 	for _, pin := range c.Index.Pins {
 		if !pinPattern().MatchString(pin) {

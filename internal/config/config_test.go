@@ -77,6 +77,7 @@ func TestParse(t *testing.T) {
 		{name: "bad namespace", text: "[registry.kubernetes]\nnamespaces=['../x']", errPart: "not a namespace"},
 		{name: "CRI over TCP", text: "[registry.cri]\nlisten='tcp:127.0.0.1:1'", errPart: "registry.cri.listen"},
 		{name: "CRI to itself", text: "[registry.cri]\nlisten='unix:/run/containerd/containerd.sock'", errPart: "same socket"},
+		{name: "no share", text: "[fetch]\nbackground_share=0", errPart: "background_share"},
 		{name: "not TOML", text: "=", errPart: ""},
 	}
 	for _, tt := range tests {

@@ -42,6 +42,7 @@ func NewHandler(s Service, metrics http.Handler) http.Handler {
 	handleIndexes(mux, s)
 	handleCache(mux, s)
 	handleProfiles(mux, s)
+	handleEvents(mux, s)
 	if metrics != nil {
 		mux.Handle("GET /metrics", metrics)
 	}

@@ -30,6 +30,12 @@ type LayerStatus struct {
 	// LocalChunks of Chunks are known to be in the cache.
 	LocalChunks int `json:"localChunks"`
 	Chunks      int `json:"chunks"`
+	// State says how far the background is: waiting, filling, verified, poisoned,
+	// failed, or "" where nothing is done. Done is how much of the blob was read when
+	// it is filling, bytes.
+	State       string `json:"state,omitempty"`
+	StateReason string `json:"stateReason,omitempty"`
+	Done        int64  `json:"done,omitempty"`
 }
 
 // MountRequest asks for the tree of an attach name to be mounted on a directory.
@@ -118,4 +124,5 @@ type Service interface {
 	IndexService
 	CacheService
 	ProfileService
+	EventService
 }

@@ -106,9 +106,10 @@ func (p *parts) build(ctx context.Context, version string) error {
 	sched := fetch.New(ctx, store, fetch.Options{
 		Concurrency: c.Fetch.Concurrency, ReadAhead: int64(c.Fetch.ReadAhead), Logger: p.log.Named("fetch"),
 	})
+	events := newEventLog()
 	catalog, err := image.New(ctx, image.Options{
 		Dir: filepath.Join(c.Root, "index"), Source: sources, Store: store, Records: store.Records(), Scheduler: sched,
-		Prefetch: c.Fetch.Prefetch, Trust: trust(c.Index), Profiles: profiles(c.Profiles), Platform: platforms.DefaultSpec(), Logger: p.log.Named("image"),
+		Prefetch: c.Fetch.Prefetch, Fill: fill(c.Fetch, store, events), Trust: trust(c.Index), Profiles: profiles(c.Profiles), Platform: platforms.DefaultSpec(), Logger: p.log.Named("image"),
 	})
 	if err != nil {
 		sched.Close()
@@ -128,7 +129,7 @@ func (p *parts) build(ctx context.Context, version string) error {
 	p.onClose(server.Close)
 	p.service = &service{
 		version: version, started: time.Now(), mode: c.Snapshotter.MountMode,
-		catalog: catalog, store: store, cache: cache, sched: sched, server: server, traffic: sources.Traffic,
+		catalog: catalog, store: store, cache: cache, sched: sched, server: server, events: events, traffic: sources.Traffic,
 	}
 	if c.Listen.Snapshotter == "" {
 		return nil

@@ -115,6 +115,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 func metricsHandler(s *service) http.Handler {
 	reg := prometheus.NewRegistry()
 	reg.MustRegister(newCollector(s), newReadCollector(s), newNinepCollector(s.server.Stats))
+	reg.MustRegister(newFillCollector(s.catalog.FillStats))
 	if s.traffic != nil {
 		reg.MustRegister(newSourceCollector(s.traffic))
 	}

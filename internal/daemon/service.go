@@ -33,6 +33,7 @@ type service struct {
 	cache   *image.Cache
 	sched   *fetch.Scheduler
 	server  *p9server.Server
+	events  *eventLog
 	keeper  keeperClient
 	traffic func() map[string]source.HostStats // nil: there is no source with hosts
 }
@@ -51,6 +52,7 @@ func layerStatus(i image.LayerInfo) control.LayerStatus {
 	return control.LayerStatus{
 		Digest: i.Digest, Lazy: i.Lazy, Reason: i.Reason, Format: i.Format, Origin: i.Origin, Size: i.Size, Files: i.Files,
 		Fetched: i.Fetched, LocalChunks: i.Local, Chunks: i.Chunks,
+		State: i.Fill.State, StateReason: i.Fill.Reason, Done: i.Fill.Done,
 	}
 }
 

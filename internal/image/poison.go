@@ -26,7 +26,6 @@ type Event struct {
 	Time  time.Time
 	Kind  string
 	Layer string // digest of the blob
-	Chain string // that the layer ends, if the event is about one chain
 	Text  string
 }
 
