@@ -2,9 +2,13 @@ package e2e_test
 
 import (
 	"encoding/json"
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/nineply/nineply/e2e/harness"
@@ -180,5 +184,45 @@ echo written >/tmp/file
 	must(t, err)
 	if strings.Contains(string(mounts), "nineply-optimize-") {
 		t.Errorf("mounts are left:\n%s", mounts)
+	}
+}
+
+// TestOptimizeLeavesNothing: a run that is killed leaves a container and mounts,
+// which the next one takes away. That one goes on until it is told to end.
+func TestOptimizeLeavesNothing(t *testing.T) {
+	start(t)
+	site := newSite(t, debian(t), harness.Shape{})
+	dir := harness.Dir(t)
+	loop := "trap 'exit 0' TERM; echo up; while :; do sleep 0.1; done"
+	run := func(name string, flags ...string) *harness.Process {
+		p := harness.Start(t, dir, name, nil, slices.Concat([]string{
+			filepath.Join(programs, "nineply"), "--state", dir + "/none", "optimize", "--level", "1", "--temp-dir", dir}, flags,
+			[]string{site.registry.Addr + "/lazy:latest", site.registry.Addr + "/fast:latest", "--", "/bin/sh", "-c", loop})...)
+		p.Await(t, func() error {
+			if !strings.Contains("\n"+p.Tail(), "\nup\n") {
+				return errors.New("the command has not begun")
+			}
+			return nil
+		})
+		return p
+	}
+	killed := run("killed")
+	left, err := filepath.Glob(dir + "/nineply-optimize-*")
+	must(t, err)
+	killed.Kill()
+	waiting := run("waiting", "--wait-on-signal", "--period", "1ms", "--record-out", dir+"/record.json")
+	for _, path := range left {
+		if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s is still there: %v", path, err)
+		}
+	}
+	must(t, syscall.Kill(waiting.PID(), syscall.SIGINT))
+	eventually(t, "it ends when it is told to", func() bool { return !waiting.Running() })
+	if !strings.Contains(waiting.Tail(), site.registry.Addr+"/fast:latest@sha256:") {
+		t.Errorf("it ended with\n%s", waiting.Tail())
+	}
+	record, err := os.ReadFile(dir + "/record.json")
+	if err != nil || !strings.Contains(string(record), `bin/dash","manifestDigest":"sha256:`) {
+		t.Errorf("recorded: %s, %v", record, err)
 	}
 }

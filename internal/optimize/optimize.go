@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 
 	"go.uber.org/zap"
 
@@ -88,10 +87,11 @@ func Optimize(ctx context.Context, images Images, o Options) (res Result, err er
 	if j.img, err = images.Resolve(ctx, o.Source, j.platform()); err != nil {
 		return res, err
 	}
-	if j.dir, err = os.MkdirTemp(o.TempDir, "nineply-optimize-"); err != nil {
-		return res, fmt.Errorf("temporary directory: %w", err)
+	var remove func() error
+	if j.dir, remove, err = workplace(o.TempDir); err != nil {
+		return res, err
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(j.dir)) }()
+	defer func() { err = errors.Join(err, remove()) }()
 	f, err := j.record(ctx)
 	if err != nil {
 		return res, err

@@ -98,11 +98,7 @@ func (j *job) byRun(ctx context.Context) (f *found, err error) {
 	if err != nil {
 		return nil, err
 	}
-	dir := filepath.Join(j.dir, "run")
-	if err := os.Mkdir(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("run: %w", err)
-	}
-	ran, err := runOn(ctx, h, "image/"+ref, j.opts.Config.Snapshotter.MountMode, j.img, j.opts.Run, dir, j.opts.Log)
+	ran, err := runOn(ctx, h, "image/"+ref, j.opts.Config.Snapshotter.MountMode, j.img, j.opts.Run, j.dir, j.opts.Log)
 	if err != nil {
 		return nil, err
 	}
@@ -120,7 +116,11 @@ func (j *job) byRun(ctx context.Context) (f *found, err error) {
 
 // hostForRun gives the daemon that runs if it can record this image, or another.
 func (j *job) hostForRun(ctx context.Context) (*host, error) {
-	if _, err := j.opts.Run.runtime(); err != nil {
+	runtime, err := j.opts.Run.runtime()
+	if err == nil {
+		err = sweep(ctx, j.opts.TempDir, runtime)
+	}
+	if err != nil {
 		return nil, err
 	}
 	h, err := j.runningHost(ctx)

@@ -85,13 +85,16 @@ type cell struct {
 	undo    []func() error // in reverse order
 }
 
-// runOn runs an image that h serves under aname, in a directory of its own below
-// dir, and leaves nothing of it.
+// runOn runs an image that h serves under aname, in the directory runDir below
+// dir, and leaves nothing mounted there.
 func runOn(ctx context.Context, h *host, aname, mode string, img *source.Image, r *Run, dir string, log *zap.Logger) (ran Ran, err error) {
-	c := &cell{run: r, dir: dir, id: "nineply-optimize-" + filepath.Base(dir)}
+	c := &cell{run: r, dir: filepath.Join(dir, runDir), id: containerID(dir)}
 	defer func() { err = errors.Join(err, c.close()) }()
 	if c.runtime, err = r.runtime(); err != nil {
 		return ran, err
+	}
+	if err := os.Mkdir(c.dir, 0o700); err != nil {
+		return ran, fmt.Errorf("run: %w", err)
 	}
 	root, err := c.assemble(ctx, h, aname, mode, log)
 	if err != nil {
@@ -117,7 +120,7 @@ func (c *cell) assemble(ctx context.Context, h *host, aname, mode string, log *z
 	if strings.ContainsAny(c.dir, `,:\`) {
 		return "", fserr.Newf(fserr.Invalid, "run", "", "the temporary directory %q has a character in its name that overlayfs does not take", c.dir)
 	}
-	for _, name := range []string{"image", "write", "root"} {
+	for _, name := range []string{imageDir, writeDir, rootDir} {
 		if err := os.Mkdir(filepath.Join(c.dir, name), 0o755); err != nil {
 			return "", fmt.Errorf("run: %w", err)
 		}
@@ -126,7 +129,7 @@ func (c *cell) assemble(ctx context.Context, h *host, aname, mode string, log *z
 	if err != nil {
 		return "", err
 	}
-	image := filepath.Join(c.dir, "image")
+	image := filepath.Join(c.dir, imageDir)
 	m, err := mount.New(ctx, image, mount.Options{
 		Session: mount.SessionOptions{Dial: dial, Aname: aname, Patience: patience, Logger: log}, Mode: mount.Mode(mode),
 	})
@@ -137,8 +140,8 @@ func (c *cell) assemble(ctx context.Context, h *host, aname, mode string, log *z
 		return "", err
 	}
 	c.undo = append(c.undo, func() error { return m.Unmount(context.WithoutCancel(ctx), false) })
-	root = filepath.Join(c.dir, "root")
-	if err := c.overlay(image, filepath.Join(c.dir, "write"), root); err != nil {
+	root = filepath.Join(c.dir, rootDir)
+	if err := c.overlay(image, filepath.Join(c.dir, writeDir), root); err != nil {
 		return "", err
 	}
 	return root, nil
@@ -187,7 +190,7 @@ func (c *cell) close() error {
 
 // runc makes a call of the OCI runtime.
 func (c *cell) runc(ctx context.Context, args ...string) *exec.Cmd {
-	cmd := exec.CommandContext(ctx, c.runtime, append([]string{"--root", filepath.Join(c.dir, "state")}, args...)...)
+	cmd := exec.CommandContext(ctx, c.runtime, append([]string{"--root", filepath.Join(c.dir, stateDir)}, args...)...)
 	// A signal from the terminal is ours to pass on.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	return cmd

@@ -91,6 +91,7 @@ func newSpec(ctx context.Context, id, root string, img *source.Image, c Command)
 		entrypoint(img, c),
 		oci.WithMounts(mounts(c)),
 		oci.WithHostname("nineply"),
+		oci.WithCgroup("/" + id),
 	}
 	if c.User != "" {
 		opts = append(opts, oci.WithUser(c.User), additionalGIDs)
