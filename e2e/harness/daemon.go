@@ -22,7 +22,8 @@ type Daemon struct {
 // DaemonOptions change a daemon's configuration.
 type DaemonOptions struct {
 	// Config is TOML put after the harness's own keys; it can add to [fetch],
-	// [cache] and [snapshotter].
+	// [cache] and [snapshotter]. Nothing is fetched in the background unless it has a
+	// [fetch].
 	Config string
 	// Registries are hosts that speak plain HTTP.
 	Registries []string
@@ -64,7 +65,11 @@ func StartDaemon(t testing.TB, bin string, options DaemonOptions) *Daemon {
 	}
 	dir := Dir(t)
 	d := &Daemon{Dir: dir, bin: bin, config: filepath.Join(dir, "config.toml")}
-	if err := os.WriteFile(d.config, fmt.Appendf(nil, daemonConfig, dir, options.Config), 0o600); err != nil {
+	config := options.Config
+	if !strings.Contains(config, "[fetch]") {
+		config += "\n[fetch]\nbackground = false\n" // so that tests can count requests
+	}
+	if err := os.WriteFile(d.config, fmt.Appendf(nil, daemonConfig, dir, config), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	writeHosts(t, filepath.Join(dir, "certs.d"), options.Registries)

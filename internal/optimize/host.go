@@ -57,7 +57,7 @@ func privately(ctx context.Context, c config.Config, dir string, log *zap.Logger
 	own.Registry, own.Cache, own.Fetch, own.Index = c.Registry, c.Cache, c.Fetch, c.Index
 	own.Snapshotter.MountMode = c.Snapshotter.MountMode
 	own.Listen.Snapshotter = ""
-	own.Fetch.Prefetch = false
+	own.Fetch.Prefetch, own.Fetch.Background = false, false
 	own.Profiles = config.Profiles{Record: true}
 	_, socket, err := config.SplitAddress(own.Listen.Control)
 	if err != nil {
