@@ -104,7 +104,7 @@ read. Containers, virtual machines and tools on one host share one cache.`,
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.AddCommand(
 		a.daemonCommand(), a.mountCommand(), a.umountCommand(), a.lsCommand(), a.catCommand(),
-		a.statusCommand(), a.eventsCommand(), a.inspectCommand(), a.verifyCommand(), a.convertCommand(), a.optimizeCommand(), a.cacheCommand(), a.indexCommand(), a.profileCommand(), a.doctorCommand(), a.demoCommand(), a.versionCommand(),
+		a.statusCommand(), a.statCommand(), a.eventsCommand(), a.inspectCommand(), a.verifyCommand(), a.convertCommand(), a.optimizeCommand(), a.cacheCommand(), a.indexCommand(), a.profileCommand(), a.doctorCommand(), a.demoCommand(), a.versionCommand(),
 	)
 	return root
 }

@@ -39,6 +39,7 @@ func NewHandler(s Service, metrics http.Handler) http.Handler {
 		st, err := s.Status(r.Context())
 		reply(w, st, err)
 	})
+	handleStat(mux, s)
 	handleIndexes(mux, s)
 	handleCache(mux, s)
 	handleProfiles(mux, s)

@@ -121,6 +121,7 @@ type Service interface {
 	// Status describes the daemon.
 	Status(ctx context.Context) (Status, error)
 
+	StatService
 	IndexService
 	CacheService
 	ProfileService
