@@ -148,7 +148,7 @@ func TestForgedRecord(t *testing.T) {
 	closeStore(t, s)
 	names := segmentNames(k.fs)
 	flipAt(k.fs, names[len(names)-1], 64) // the header in front of the forgery
-	k.idx = chunkstore.NewMemIndex(k.fs.Dead)
+	k.idx = newIndex(k.fs)
 	s = open(t, k.options(0))
 	if got, err := readAll(s, victim, len(data)); err == nil && !bytes.Equal(got, data) {
 		t.Fatal("forged record served")

@@ -111,6 +111,7 @@ func (s *Store) reclaim(g *segment, keep []entry) error {
 		}
 		lo, hi := align(from, blockSize), to/blockSize*blockSize
 		if hi > lo {
+			g.holes.Store(true)
 			if err = f.PunchHole(lo, hi-lo); err == nil {
 				punched += hi - lo
 			}

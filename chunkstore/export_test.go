@@ -2,7 +2,6 @@ package chunkstore
 
 import (
 	"bytes"
-	"errors"
 	"io"
 	"maps"
 	"math/rand/v2"
@@ -18,14 +17,15 @@ type MemIndex struct {
 	now     map[string][]byte
 	durable map[string][]byte
 	since   []change
-	dead    func() bool
+	tick    func(op string) error
 	fail    error
 	watch   func()
 }
 
-// NewMemIndex gives an empty database that fails once dead says so.
-func NewMemIndex(dead func() bool) *MemIndex {
-	return &MemIndex{now: map[string][]byte{}, durable: map[string][]byte{}, dead: dead}
+// NewMemIndex gives an empty database. tick is asked before each change, and
+// before each sync, whether it may be made.
+func NewMemIndex(tick func(op string) error) *MemIndex {
+	return &MemIndex{now: map[string][]byte{}, durable: map[string][]byte{}, tick: tick}
 }
 
 // Use makes opt use this database.
@@ -50,10 +50,10 @@ func (m *MemIndex) Watch(fn func()) {
 
 // AfterPowerCut gives what may be left: everything synced, and of the changes
 // since then a first part, as long as odds has it.
-func (m *MemIndex) AfterPowerCut(rng *rand.Rand, odds float64, dead func() bool) *MemIndex {
+func (m *MemIndex) AfterPowerCut(rng *rand.Rand, odds float64, tick func(op string) error) *MemIndex {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	next := NewMemIndex(dead)
+	next := NewMemIndex(tick)
 	next.now = maps.Clone(m.durable)
 	for _, c := range m.since {
 		if rng.Float64() >= odds {
@@ -75,11 +75,9 @@ func (m *MemIndex) change(c change) {
 	}
 }
 
-var errDeadIndex = errors.New("index is dead")
-
-func (m *MemIndex) check() error {
-	if m.dead() {
-		return errDeadIndex
+func (m *MemIndex) check(op string) error {
+	if err := m.tick(op); err != nil {
+		return err
 	}
 	return m.fail
 }
@@ -99,7 +97,7 @@ func (m *MemIndex) get(key []byte, fn func([]byte) error) error {
 func (m *MemIndex) apply(changes []change) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if err := m.check(); err != nil {
+	if err := m.check("index write"); err != nil {
 		return err
 	}
 	if m.watch != nil {
@@ -114,7 +112,7 @@ func (m *MemIndex) apply(changes []change) error {
 func (m *MemIndex) sync() error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if err := m.check(); err != nil {
+	if err := m.check("index sync"); err != nil {
 		return err
 	}
 	m.durable, m.since = maps.Clone(m.now), nil

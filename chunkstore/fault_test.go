@@ -30,12 +30,18 @@ type disk struct {
 
 func newDisk() disk {
 	f := faultfs.New()
-	return disk{f, chunkstore.NewMemIndex(f.Dead)}
+	return disk{f, newIndex(f)}
+}
+
+func newIndex(f *faultfs.FS) *chunkstore.MemIndex { return chunkstore.NewMemIndex(indexChange(f)) }
+
+func indexChange(f *faultfs.FS) func(op string) error {
+	return func(op string) error { return f.Change(op, "index") }
 }
 
 func (k disk) afterPowerCut(rng *rand.Rand, odds float64) disk {
 	f := k.fs.AfterPowerCut(rng, odds)
-	return disk{f, k.idx.AfterPowerCut(rng, odds, f.Dead)}
+	return disk{f, k.idx.AfterPowerCut(rng, odds, indexChange(f))}
 }
 
 func (k disk) options(limit int64) chunkstore.Options {

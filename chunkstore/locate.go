@@ -79,6 +79,19 @@ func (s *Store) distrustIndex(why error) {
 	}
 }
 
+// setSuspect notes durably whether the next open has to find the places anew.
+func (s *Store) setSuspect(suspect bool) error {
+	s.tableMu.Lock()
+	defer s.tableMu.Unlock()
+	st := s.state
+	st.suspect = suspect
+	if err := writeState(s.fs, s.opt.Dir, st); err != nil {
+		return err
+	}
+	s.state = st
+	return nil
+}
+
 // pendingPlace is what is known of d that the database does not know yet: its
 // place, or 0 if it has none any more.
 func (s *Store) pendingPlace(d Digest) (Loc, bool) {

@@ -33,6 +33,9 @@ func (s *Store) loadSegments(ctx context.Context, ids []uint32) ([]*segment, err
 			continue
 		}
 		s.recharge(g)
+		if g.punched.Load() > 0 && !s.state.clean {
+			s.punchAgain(g)
+		}
 	}
 	for i, g := range unknown {
 		if err := ctx.Err(); err != nil {
@@ -141,9 +144,7 @@ func (s *Store) rescan(g *segment, newest bool) error {
 	if err != nil {
 		return err
 	}
-	boot := s.fs.BootID()
-	sameBoot := boot != "" && boot == s.state.bootID
-	found := scanSegment(f, g.size.Load(), g.id, s.cookie, !sameBoot)
+	found := scanSegment(f, g.size.Load(), g.id, s.cookie, !s.sameBoot())
 	g.dataEnd, g.swept, g.indexSum = found.dataEnd, found.swept, found.sum
 	g.sealed.Store(found.sealed)
 	s.log.Info("segment scanned", zap.String("path", g.path), zap.Int("chunks", len(found.entries)), zap.Bool("sealed", found.sealed))
@@ -174,6 +175,31 @@ func (s *Store) rescan(g *segment, newest bool) error {
 	}
 	g.become(stateSealing)
 	return nil
+}
+
+// sameBoot says whether the machine has run on since the store was last opened, so
+// that everything ever written is there.
+func (s *Store) sameBoot() bool {
+	boot := s.fs.BootID()
+	return boot != "" && boot == s.state.bootID
+}
+
+// punchAgain frees what a segment has lost: its holes may not have been synced, and
+// a power cut may have filled them.
+func (s *Store) punchAgain(g *segment) {
+	g.holes.Store(true)
+	if s.sameBoot() {
+		return
+	}
+	entries, err := s.entriesOf(g)
+	if err == nil {
+		g.punched.Store(0)
+		s.recharge(g)
+		err = s.reclaim(g, entries)
+	}
+	if err != nil {
+		s.log.Warn("evicted bytes not freed again", zap.String("path", g.path), zap.Error(err))
+	}
 }
 
 // claim says whether d may be said to be at loc: unless it is known to be in
@@ -294,6 +320,10 @@ func (s *Store) Rebuild(ctx context.Context, fn func(done, all int)) error {
 	}
 	s.evictMu.Lock()
 	defer s.evictMu.Unlock()
+	// A database that knows half of the places must not be believed.
+	if err := s.setSuspect(true); err != nil {
+		return err
+	}
 	if err := s.clearPlaces(ctx); err != nil {
 		return err
 	}
@@ -309,7 +339,10 @@ func (s *Store) Rebuild(ctx context.Context, fn func(done, all int)) error {
 			fn(i+1, len(list))
 		}
 	}
-	return s.db.sync()
+	if err := s.db.sync(); err != nil {
+		return err
+	}
+	return s.setSuspect(false)
 }
 
 func (s *Store) rebuildSegment(g *segment) error {

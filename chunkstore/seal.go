@@ -78,6 +78,23 @@ func (s *Store) syncAll() error {
 	return s.commit(list)
 }
 
+// syncHoles makes the holes of evicted chunks durable. It is for a close in good
+// order, after which nobody looks for those that a power cut has filled.
+func (s *Store) syncHoles() error {
+	var errs []error
+	for _, g := range s.segments() {
+		if !g.holes.Swap(false) {
+			continue
+		}
+		f, err := s.open(g)
+		if err == nil {
+			err = f.Sync()
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
 // syncFile makes the content of g, and that it exists, durable.
 func (s *Store) syncFile(g *segment) error {
 	f, err := s.open(g)

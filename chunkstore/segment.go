@@ -65,6 +65,7 @@ type segment struct {
 
 	size    atomic.Int64 // bytes of file
 	punched atomic.Int64 // bytes of file that are holes
+	holes   atomic.Bool  // some of them may not be durable
 	charge  atomic.Int64 // bytes counted against the limit
 	live    atomic.Int64 // records that the index database places here
 	sealed  atomic.Bool  // has a valid index at its end

@@ -242,7 +242,7 @@ func (s *Store) Close() error {
 	s.life.shut()
 	s.quit()
 	<-s.done
-	err := errors.Join(s.sealActive(), s.saveHeat(), s.closeIndex())
+	err := errors.Join(s.sealActive(), s.saveHeat(), s.syncHoles(), s.closeIndex())
 	s.files.closeAll()
 	if err == nil {
 		s.tableMu.Lock()

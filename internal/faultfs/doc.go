@@ -4,7 +4,8 @@
 //
 // An [FS] is a [chunkstore.FS]. Every call that changes something has a number;
 // [FS.Inject] sees each call first and may fail it. [FS.CutPower] lets nothing
-// more through from a given change on. What a disk would then hold is given by
+// more through from a given change on. Changes that are made elsewhere and share the
+// disk's fate are counted by [FS.Change]. What a disk would then hold is given by
 // [FS.AfterPowerCut], as a new FS: of the writes since a file's last sync, any
 // piece may have reached the disk or not, in any order, and of the changes to a
 // directory any first part. [FS.AfterKill] is what a killed process leaves:

@@ -21,7 +21,7 @@ var ErrPowerCut = errors.New("power cut")
 
 // Call describes a call about to be made.
 type Call struct {
-	Op     string // open, create, read, write, sync, truncate, punch, size, rename, remove, syncdir, readdir
+	Op     string // open, create, read, write, sync, truncate, punch, size, rename, remove, syncdir, readdir, or what Change was told
 	Path   string
 	Off, N int64
 	Index  int // number of the change, from 0; -1 if the call changes nothing
@@ -63,6 +63,14 @@ func build(names map[string]*inode, boot string) *FS {
 		names: names, durable: maps.Clone(names), locked: map[string]bool{},
 		cutAt: -1, capacity: 1 << 40, boot: boot,
 	}
+}
+
+// Change counts a change that is made elsewhere but shares the fate of the disk, and
+// says whether it may be made: it fails on request, or with the power.
+func (f *FS) Change(op, name string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.check(op, name, 0, 0, true)
 }
 
 // Inject has every call shown to fn first; an error from it is the call's. nil
