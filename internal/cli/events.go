@@ -42,7 +42,7 @@ func (a *app) printEvents(ctx context.Context, c *control.Client, asJSON, follow
 		list, err := c.Events(ctx, after, wait)
 		if err != nil {
 			if follow && ctx.Err() != nil {
-				return nil // interrupted, as it is meant to be
+				return nil //nolint:nilerr // interrupted, as it is meant to be
 			}
 			return err
 		}

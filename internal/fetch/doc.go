@@ -29,6 +29,9 @@
 // the source can do that, not merged with others and not read ahead of, and waited for
 // by readers far ahead of its stream.
 //
+// [Layer.ReadRaw] reads a blob as it is, as a background run. It ends as soon as something
+// more urgent is queued, and [Scheduler.Idle] waits until that is over.
+//
 // Sequential readers are recognised by the order in which they ask for chunks
 // and are read ahead in growing windows, because kernel 9P clients keep only one
 // read in flight.

@@ -15,6 +15,11 @@
 // whole, checked against the digest of its blob, cut into chunks on the way, and
 // indexed; from then on all kinds are served alike.
 //
+// Layers in use are read to their ends in the background ([Fill]): their chunks are kept,
+// and blob, tar and index held against each other and against what the image claims. A
+// layer that is wrong is poisoned: whoever has it attached gets errors from then on, and
+// nobody can attach it by that claim.
+//
 // What is read first of an attached image is recorded as its profile (package
 // profile), kept, and asked for in advance when the image's layers are added or
 // attached the next time.
@@ -25,6 +30,7 @@
 // network. All of it can be made anew from the registry.
 //
 // Layers and trees are reference counted: an index stays mapped while an attach
-// uses it. Lock order: Catalog.mu is never held during I/O. Catalog.profileMu is held
+// uses it. Lock order: Catalog.mu is never held during I/O. The filler's lock is a
+// leaf: nothing else is taken, and nothing waited for, while it is held. Catalog.profileMu is held
 // while the record of a profile is changed, and Catalog.mu is not taken then.
 package image

@@ -108,7 +108,7 @@ type job struct {
 	state  string // guarded by filler.mu, as all below
 	reason string
 	since  time.Time // it is not begun before
-	fails  int       // in a row
+	fails  int       // so far
 	cancel context.CancelFunc
 }
 
@@ -233,7 +233,7 @@ func (f *filler) usedLocked() map[layerID]bool {
 
 const (
 	lastRetry = 5 * time.Minute
-	// maxFails is how often in a row a source may give bytes that are not the blob's.
+	// maxFails is how often a source may give bytes that are not the blob's.
 	maxFails = 4
 )
 
@@ -264,12 +264,13 @@ func (f *filler) work(ctx context.Context, j *job) {
 	j.fails++
 	j.since = time.Now().Add(min(lastRetry, f.Retry<<min(j.fails-1, 8)))
 	switch fserr.KindOf(err) {
-	case fserr.Unavailable, fserr.Unauthorized, fserr.Closed:
-		return
+	case fserr.Unsupported, fserr.TooLarge, fserr.NotExist:
 	case fserr.Corrupt:
 		if j.fails < maxFails {
 			return
 		}
+	default: // a source, or this machine, which may be better later
+		return
 	}
 	j.state = FillFailed
 	f.c.log.Warn("a layer cannot be verified", zap.Stringer("layer", j.id), zap.Error(err))

@@ -198,3 +198,45 @@ func (c *Catalog) loadCheckpoint(ctx context.Context, id layerID) *checkpoint {
 	}
 	return p
 }
+
+// prune removes what is left of layers that are read no more: by a process that died
+// between two steps, or by one that compared.
+func (f *filler) prune(ctx context.Context) error {
+	keep := map[string]bool{}
+	var done []layerID
+	err := f.c.records.Walk(ctx, keyFillState, func(key string, _ []byte) error {
+		id, err := parseLayerID(key[len(keyFillState):])
+		if err != nil {
+			return nil //nolint:nilerr // of another version
+		}
+		var v verdict
+		if f.c.load(ctx, keyFill+id.String(), &v) == nil && v.settled() {
+			done = append(done, id)
+			return nil
+		}
+		keep[filepath.Base(f.c.spoolPath(id))] = true
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for _, id := range done {
+		if err := f.clear(ctx, id); err != nil {
+			return err
+		}
+	}
+	dir := filepath.Join(f.c.dir, "fill")
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return fmt.Errorf("entries: %w", err)
+	}
+	for _, e := range entries {
+		if keep[e.Name()] {
+			continue
+		}
+		if err := os.Remove(filepath.Join(dir, e.Name())); err != nil {
+			return fmt.Errorf("entries: %w", err)
+		}
+	}
+	return nil
+}

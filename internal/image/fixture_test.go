@@ -108,10 +108,11 @@ func start(t testing.TB, dir string, maxBytes int64) (n *node, stop func()) {
 
 func startTrusting(t testing.TB, dir string, maxBytes int64, trust image.Trust) (n *node, stop func()) {
 	t.Helper()
-	return startWith(t, dir, maxBytes, trust, image.Fill{})
+	return startWith(t, dir, maxBytes, func(o *image.Options) { o.Trust = trust })
 }
 
-func startWith(t testing.TB, dir string, maxBytes int64, trust image.Trust, fill image.Fill) (n *node, stop func()) {
+// startWith is start with other options.
+func startWith(t testing.TB, dir string, maxBytes int64, edit func(*image.Options)) (n *node, stop func()) {
 	t.Helper()
 	ctx := context.WithoutCancel(t.Context())
 	store, err := chunkstore.Open(ctx, chunkstore.Options{Dir: filepath.Join(dir, "chunks"), MaxBytes: maxBytes})
@@ -120,10 +121,12 @@ func startWith(t testing.TB, dir string, maxBytes int64, trust image.Trust, fill
 	}
 	reg := registry.New(registry.Options{Attempts: 2, BackoffInitial: time.Millisecond, BackoffMax: time.Millisecond, StallTimeout: 5 * time.Second})
 	sched := fetch.New(ctx, store, fetch.Options{})
-	c, err := image.New(ctx, image.Options{
+	o := image.Options{
 		Dir: filepath.Join(dir, "index"), Source: source.Mux{Registry: reg, Layout: layout.New()}, Store: store, Records: store.Records(),
-		Scheduler: sched, Trust: trust, Fill: fill, Platform: ocispec.Platform{OS: "linux", Architecture: "amd64"},
-	})
+		Scheduler: sched, Platform: ocispec.Platform{OS: "linux", Architecture: "amd64"},
+	}
+	edit(&o)
+	c, err := image.New(ctx, o)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -256,6 +256,9 @@ func (c *Catalog) forget(ctx context.Context, rec *chainRecord) error {
 // resume takes up what earlier runs left: layers of chains that are not verified, and
 // those that are known to be wrong.
 func (f *filler) resume(ctx context.Context) error {
+	if err := f.prune(ctx); err != nil {
+		return err
+	}
 	ids := map[layerID]string{} // with why they are wrong
 	var order []layerID
 	err := f.c.eachChain(ctx, func(_ string, rec *chainRecord) {
