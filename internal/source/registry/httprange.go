@@ -69,7 +69,7 @@ func checkAnswer(resp *http.Response, off, n, size int64) (span, error) {
 	switch resp.StatusCode {
 	case http.StatusOK:
 		if resp.ContentLength >= 0 && resp.ContentLength != size {
-			return span{}, fail(fserr.Corrupt, "the blob has %d bytes there, not %d", resp.ContentLength, size)
+			return span{}, failAgain(fserr.Corrupt, "the blob has %d bytes there, not %d", resp.ContentLength, size)
 		}
 		return span{skip: off, n: n, whole: true}, nil
 	case http.StatusPartialContent:
@@ -82,7 +82,7 @@ func checkAnswer(resp *http.Response, off, n, size int64) (span, error) {
 	case !ok:
 		return span{}, failAgain(fserr.Corrupt, "unusable Content-Range %q", clip(header))
 	case got.total >= 0 && got.total != size:
-		return span{}, fail(fserr.Corrupt, "the blob has %d bytes there, not %d", got.total, size)
+		return span{}, failAgain(fserr.Corrupt, "the blob has %d bytes there, not %d", got.total, size)
 	case got.first != off || got.last >= off+n:
 		return span{}, failAgain(fserr.Corrupt, "asked for bytes %d-%d, got Content-Range %q", off, off+n-1, clip(header))
 	}

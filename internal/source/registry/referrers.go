@@ -91,7 +91,7 @@ func referrersPage(resp *answer) (page []ocispec.Descriptor, ok bool, err error)
 	}
 	page, err = source.ParseReferrers(data)
 	if err != nil {
-		return nil, false, fail(fserr.KindOf(err), "%w", err)
+		return nil, false, failAgain(fserr.KindOf(err), "%w", err)
 	}
 	return page, true, nil
 }
