@@ -67,7 +67,8 @@ e2e: build ## run the end-to-end tests with real registries, runtimes and guests
 	NINEPLY_E2E=require go test -count=1 -timeout 30m ./e2e/...
 
 .PHONY: soak
-soak: build ## mount, compare, kill and restart for SOAKTIME (10m), watching for leaks; DEATHS (1000) of the daemon under readers
+soak: build ## mount, compare, kill and restart for SOAKTIME (10m), watching for leaks; DEATHS (1000) of the daemon under readers; 1,000 of a store, and 2,000 power cuts
+	CHUNKSTORE_FAULT_POINTS=all CHUNKSTORE_CUT_STRIDE=1 CHUNKSTORE_KILLS=500 go test -count=1 -timeout 0 -v -run '^(TestKill9|TestPowerCut|TestFaultInHistory)' ./chunkstore
 	NINEPLY_E2E=require NINEPLY_SOAK=$(SOAKTIME) NINEPLY_DEATHS=$(DEATHS) go test -count=1 -timeout 0 -v -run '^(TestSoak|TestDeaths)$$' ./e2e
 
 .PHONY: bench

@@ -12,7 +12,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 declare -A areas=(
 	[p9]=./p9server
-	[cache]=./chunkstore
+	[cache]="./chunkstore -skip=^BenchmarkStore"
+	[store]="./chunkstore -bench=^BenchmarkStore -count=1 -timeout=30m"
 	[index]=./layerindex
 	[estargz]="./estargz ./internal/inflate"
 	[fetch]="./internal/fetch ./internal/source/..."

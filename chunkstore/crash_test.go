@@ -156,21 +156,6 @@ func failAt(t *testing.T, limit int64, op string, at, times int, fault error) *h
 	return h
 }
 
-// BenchmarkStorePowerCuts reports what TestPowerCutInHistory finds, at every change.
-func BenchmarkStorePowerCuts(b *testing.B) {
-	const points, bar = 1 << 30, 1000
-	var n tally
-	for b.Loop() {
-		n = cutHistory(b, 0, points)
-	}
-	b.ReportMetric(float64(n.points), "points")
-	b.ReportMetric(bar, "points-min")
-	b.ReportMetric(float64(n.outcomes), "outcomes")
-	b.ReportMetric(float64(n.right), "chunks-right")
-	b.ReportMetric(0, "chunks-lost-or-wrong") // else it has failed
-	b.ReportMetric(0, "chunks-lost-or-wrong-max")
-}
-
 func TestSpread(t *testing.T) {
 	if got := spread(10, 3); !slices.Equal(got, []int{0, 3, 6}) {
 		t.Error(got)

@@ -22,7 +22,7 @@ const (
 	childEnv  = "CHUNKSTORE_CHILD_DIR"
 	firstEnv  = "CHUNKSTORE_CHILD_FIRST"
 	limitEnv  = "CHUNKSTORE_CHILD_LIMIT"
-	roundsEnv = "CHUNKSTORE_KILL_ROUNDS"
+	killsEnv  = "CHUNKSTORE_KILLS" // how many in each test
 
 	killMaxSize = 40000
 )
@@ -32,7 +32,7 @@ func killOptions(dir string, limit int64) chunkstore.Options {
 }
 
 // childMain is the process that gets killed: it puts chunks and tells of each
-// one whose Put has returned.
+// one whose Put has returned. Now and then it does what takes longer.
 func childMain() int {
 	first, err := strconv.Atoi(os.Getenv(firstEnv))
 	limit, lerr := strconv.ParseInt(os.Getenv(limitEnv), 10, 64)
@@ -60,6 +60,11 @@ func putForever(opt chunkstore.Options, first int) error {
 				return err
 			}
 		}
+		if i%50 == 49 {
+			if err := tidy(ctx, s, opt.MaxBytes, i); err != nil {
+				return err
+			}
+		}
 		binary.LittleEndian.PutUint64(ack[:], uint64(i))
 		if _, err := os.Stdout.Write(ack[:]); err != nil {
 			return err
@@ -67,13 +72,32 @@ func putForever(opt chunkstore.Options, first int) error {
 	}
 }
 
+// tidy does what "cache" offers. Only with a limit may it evict.
+func tidy(ctx context.Context, s *chunkstore.Store, limit int64, i int) error {
+	switch {
+	case i%200 == 199:
+		return s.Rebuild(ctx, nil)
+	case limit > 0 && i%100 == 99:
+		_, err := s.Retain(ctx, func(d chunkstore.Digest) bool { return d[0]%4 != 0 })
+		return err
+	case limit > 0:
+		_, err := s.EvictTo(ctx, limit/2)
+		return err
+	}
+	return s.Sync(ctx)
+}
+
 func recordName(i int) string { return "record/" + strconv.Itoa(i) }
 
 // TestKill9 kills a process that puts chunks, again and again, and demands that
 // everything acknowledged is there.
 func TestKill9(t *testing.T) {
-	dir := t.TempDir()
-	killAgainAndAgain(t, dir, 0, func(s *chunkstore.Store, next int) {
+	killWhilePutting(t, t.TempDir(), wantedKills())
+}
+
+func killWhilePutting(t testing.TB, dir string, wanted int) int {
+	t.Helper()
+	return killAgainAndAgain(t, dir, 0, wanted, func(s *chunkstore.Store, next int) {
 		for i := range next {
 			checkAcknowledged(t, s, i)
 		}
@@ -83,12 +107,22 @@ func TestKill9(t *testing.T) {
 	})
 }
 
+func wantedKills() int {
+	if v, err := strconv.Atoi(os.Getenv(killsEnv)); err == nil {
+		return v
+	}
+	if testing.Short() {
+		return 6
+	}
+	return 20
+}
+
 // TestKill9WhileEvicting kills a process that also evicts: the limit holds, and
 // what is listed is there.
 func TestKill9WhileEvicting(t *testing.T) {
 	const limit = 2 << 20
 	dir := t.TempDir()
-	killAgainAndAgain(t, dir, limit, func(s *chunkstore.Store, next int) {
+	killAgainAndAgain(t, dir, limit, wantedKills(), func(s *chunkstore.Store, next int) {
 		listed := 0
 		for i := range next {
 			if d, _ := chunkOf(i, killMaxSize); s.Has(d) {
@@ -96,7 +130,7 @@ func TestKill9WhileEvicting(t *testing.T) {
 				listed++
 			}
 		}
-		if st := s.Stats(); st.Corrupt != 0 || st.Bytes > limit || next > 200 && listed < 40 {
+		if st := s.Stats(); st.Corrupt != 0 || st.Bytes > limit || next > 200 && listed < 20 {
 			t.Fatalf("%d chunks listed, %+v", listed, st)
 		}
 	})
@@ -104,31 +138,28 @@ func TestKill9WhileEvicting(t *testing.T) {
 
 // killAgainAndAgain has check look at the store after every few kills. Chunks
 // below next were acknowledged.
-func killAgainAndAgain(t *testing.T, dir string, limit int64, check func(s *chunkstore.Store, next int)) {
-	rounds := 10
-	if testing.Short() {
-		rounds = 3
-	}
-	if v, err := strconv.Atoi(os.Getenv(roundsEnv)); err == nil {
-		rounds = v
-	}
+func killAgainAndAgain(t testing.TB, dir string, limit int64, wanted int, check func(s *chunkstore.Store, next int)) int {
+	t.Helper()
 	rng := rand.New(rand.NewPCG(1, 2))
-	next := 0
-	for range rounds {
+	next, kills := 0, 0
+	for kills < wanted {
 		for range 1 + rng.IntN(3) { // killed again while recovering, or soon after
 			next = 1 + runUntilKilled(t, dir, limit, next, rng.IntN(80))
+			kills++
 		}
 		s := open(t, killOptions(dir, limit))
 		check(s, next)
 		closeStore(t, s)
 	}
+	t.Logf("killed %d times, %d chunks acknowledged", kills, next)
 	s := open(t, killOptions(dir, limit))
 	checkVerify(t, s, s.Stats().Chunks)
+	return kills
 }
 
 // runUntilKilled starts a child, kills it after some acknowledgements and gives
 // the number of the last one it sent.
-func runUntilKilled(t *testing.T, dir string, limit int64, first, acks int) int {
+func runUntilKilled(t testing.TB, dir string, limit int64, first, acks int) int {
 	t.Helper()
 	exe, err := os.Executable()
 	if err != nil {
@@ -166,7 +197,7 @@ func runUntilKilled(t *testing.T, dir string, limit int64, first, acks int) int 
 	return last
 }
 
-func checkAcknowledged(t *testing.T, s *chunkstore.Store, i int) {
+func checkAcknowledged(t testing.TB, s *chunkstore.Store, i int) {
 	t.Helper()
 	checkChunk(t, s, i, killMaxSize)
 	if i%7 != 0 {

@@ -239,7 +239,7 @@ func TestLostIndexIsRebuilt(t *testing.T) {
 	}
 }
 
-func checkVerify(t *testing.T, s *chunkstore.Store, want int64) {
+func checkVerify(t testing.TB, s *chunkstore.Store, want int64) {
 	t.Helper()
 	var n int64
 	err := s.Verify(context.Background(), func(c chunkstore.Checked) error {
