@@ -19,10 +19,10 @@ import (
 )
 
 const (
-	childEnv  = "CHUNKSTORE_CHILD_DIR"
-	firstEnv  = "CHUNKSTORE_CHILD_FIRST"
-	limitEnv  = "CHUNKSTORE_CHILD_LIMIT"
-	killsEnv  = "CHUNKSTORE_KILLS" // how many in each test
+	childEnv = "CHUNKSTORE_CHILD_DIR"
+	firstEnv = "CHUNKSTORE_CHILD_FIRST"
+	limitEnv = "CHUNKSTORE_CHILD_LIMIT"
+	killsEnv = "CHUNKSTORE_KILLS" // how many in each test
 
 	killMaxSize = 40000
 )
