@@ -24,7 +24,9 @@ type optimized struct {
 	Prefetch  int64
 	Rewritten int
 	Layers    int
-	Run       *struct {
+
+	LargeFiles []string
+	Run        *struct {
 		Args    []string
 		Exit    int
 		Stopped bool
@@ -162,10 +164,14 @@ func TestOptimizeRunsAsItIsTold(t *testing.T) {
 [ "$(tail -n +3 /proc/net/dev | wc -l)" = 1 ]
 echo written >/tmp/file
 ! echo x 2>/dev/null >/host/file
+head -c 1000 /app/data/random >/dev/null
 `), 0o600))
 	must(t, os.Chmod(filepath.Join(host, "script"), 0o644)) //nolint:gosec // the container's user reads it
 	must(t, os.Chmod(host, 0o755))                          //nolint:gosec // likewise
-	optimize(t, nil, "--user", "nobody", "--workdir", "/app", "--env", "NAME=value", "--mount", host+":/host:ro", "--entrypoint", "/bin/sh -x", source, target, "--", "/host/script")
+	told := optimize(t, nil, "--user", "nobody", "--workdir", "/app", "--env", "NAME=value", "--mount", host+":/host:ro", "--entrypoint", "/bin/sh -x", source, target, "--", "/host/script")
+	if !slices.Equal(told.LargeFiles, []string{"app/data/random"}) || told.Prefetch > 8<<20 {
+		t.Errorf("little of a large file was read: %+v", told)
+	}
 
 	res := optimize(t, nil, "--period", "1s", "--net", "host", source, target, "--", "sh", "-c", "trap 'exit 0' TERM; while :; do sleep 0.1; done")
 	if res.Run == nil || !res.Run.Stopped || res.Digest == "" {

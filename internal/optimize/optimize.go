@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"go.uber.org/zap"
 
@@ -118,26 +119,37 @@ func (j *job) write(ctx context.Context, images Images, f *found) (Result, error
 	if res.Records, err = recordText(f.records); err != nil {
 		return res, err
 	}
-	order := NewOrder(f.records)
-	foreign := map[string]bool{}
 	opts := j.opts.Convert
 	opts.TempDir, opts.Writer.TempDir = j.opts.TempDir, j.opts.TempDir
-	opts.Order = func(img *source.Image, layer int) []string {
-		if !order.Names(img) && !order.images[""] {
-			foreign[img.Digest.String()] = true
-		}
-		return order.Layer(img, layer)
-	}
+	foreign := false
+	opts.Order = j.order(NewOrder(f.records), &foreign)
 	j.say("writing %s with %d files first", j.opts.Target, len(f.records))
 	if res.Result, err = convert.Convert(ctx, images, j.opts.Source, images, j.opts.Target, opts); err != nil {
 		return res, err
 	}
 	res.Notes = append(res.Notes, f.notes...)
-	if len(foreign) > 0 {
+	if foreign {
 		res.Notes = append(res.Notes, "what comes first was read of another image: files are found by their names in every layer")
 	}
 	res.count()
 	return res, nil
+}
+
+// order gives the order of layers. What other images share with the one that was
+// run is ordered as it is there: by what was read of that very layer.
+func (j *job) order(o *Order, foreign *bool) func(*source.Image, int) []string {
+	return func(img *source.Image, layer int) []string {
+		if o.Names(img) || !o.Names(j.img) {
+			*foreign = *foreign || !o.Names(img) && !o.images[""]
+			return o.Layer(img, layer)
+		}
+		*foreign = true
+		shared := img.Manifest.Layers[layer].Digest
+		if i := slices.IndexFunc(j.img.Manifest.Layers, func(d ocispec.Descriptor) bool { return d.Digest == shared }); i >= 0 {
+			return o.Layer(j.img, i)
+		}
+		return o.Layer(img, layer)
+	}
 }
 
 // count adds up the layers, each once.

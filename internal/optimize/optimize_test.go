@@ -3,6 +3,8 @@ package optimize_test
 import (
 	"archive/tar"
 	"bytes"
+	"fmt"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -166,6 +168,60 @@ func TestListGivesTheOrder(t *testing.T) {
 	if again.Rewritten != 0 || again.Digest != res.Digest || again.First != 2 || again.Prefetch != res.Prefetch {
 		t.Errorf("%+v", again)
 	}
+}
+
+// TestOtherPlatforms are ordered by the same names, and that is noted.
+func TestOtherPlatforms(t *testing.T) {
+	p := newPlace(t)
+	var images []testreg.Added
+	for _, arch := range []string{runtime.GOARCH, "s390x"} {
+		images = append(images, p.reg.AddImage("app", "", testreg.Image{
+			Platform: ocispec.Platform{OS: "linux", Architecture: arch}, Layers: []testreg.Layer{layer(t, "a", "b"), layer(t, "b", arch)},
+		}))
+	}
+	p.reg.AddIndex("app", "multi", images[0].Descriptor, images[1].Descriptor)
+	p.opts.Source = p.reg.Ref("app", "multi")
+	p.opts.Convert.Select = source.Selection{All: true}
+	p.opts.List = fmt.Appendf(nil, `{"path":"b","manifestDigest":%[1]q,"layerIndex":1}
+{"path":%[2]q,"manifestDigest":%[1]q,"layerIndex":1}`, images[0].Descriptor.Digest, runtime.GOARCH)
+	res, err := optimize.Optimize(t.Context(), p.src, p.opts)
+	must(t, err)
+	got := map[string][]int{}
+	for _, img := range res.Images {
+		for _, l := range img.Layers {
+			got[img.Platform] = append(got[img.Platform], l.First)
+		}
+	}
+	// Of the layer below, which is one for both, nothing was read.
+	if diff := cmp.Diff(map[string][]int{"linux/" + runtime.GOARCH: {0, 2}, "linux/s390x": {0, 1}}, got); diff != "" {
+		t.Error(diff)
+	}
+	if !strings.Contains(strings.Join(res.Notes, "\n"), "read of another image") {
+		t.Errorf("notes: %q", res.Notes)
+	}
+}
+
+// FuzzReadList: whatever a list is, what comes first are clean names.
+func FuzzReadList(f *testing.F) {
+	for _, seed := range []string{"bin/sh\n", "{\"path\":\"a\",\"layerIndex\":1}\n", "nplyprf\x01", "\n{", "/\n"} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		records, err := optimize.ReadList(data)
+		if err != nil {
+			return
+		}
+		order := optimize.NewOrder(records)
+		names := order.Layer(&source.Image{Digest: digest.FromString("any")}, 0)
+		for _, name := range names {
+			if name == "" || strings.HasPrefix(name, "/") || strings.HasPrefix(name, "../") {
+				t.Errorf("%q comes first", name)
+			}
+		}
+		if len(names) > len(records) {
+			t.Errorf("%d names of %d records", len(names), len(records))
+		}
+	})
 }
 
 // TestWhatCannotBeOptimized leaves nothing at the target, and says why.

@@ -80,6 +80,9 @@ type configReader struct{ *bytes.Reader }
 // Close implements content.ReaderAt.
 func (configReader) Close() error { return nil }
 
+// specVersion is the version of the runtime specification that a container's keeps to.
+const specVersion = "1.0.2"
+
 // newSpec makes the specification of a container on root, where the image's files
 // are: users and groups are looked up there.
 func newSpec(ctx context.Context, id, root string, img *source.Image, c Command) (*oci.Spec, error) {
@@ -102,6 +105,11 @@ func newSpec(ctx context.Context, id, root string, img *source.Image, c Command)
 	if c.HostNet {
 		opts = append(opts, oci.WithHostNamespace(specs.NetworkNamespace))
 	}
+	// It has nothing that is newer, and older runtimes refuse newer versions.
+	opts = append(opts, func(_ context.Context, _ oci.Client, _ *containers.Container, s *oci.Spec) error {
+		s.Version = specVersion
+		return nil
+	})
 	spec, err := oci.GenerateSpec(ctx, nil, &containers.Container{ID: id}, opts...)
 	if err != nil {
 		return nil, fserr.New(fserr.Invalid, "prepare container of", img.Ref, err)
