@@ -365,6 +365,9 @@ func (s *site) checkClear(t *testing.T, op operation, err error) {
 			t.Errorf("the error does not name %s: %v", part, err)
 		}
 	}
+	if fserr.Is(err, fserr.Unauthorized) && !strings.Contains(err.Error(), "check the credentials for "+s.Host()) {
+		t.Errorf("the error does not say what to do: %v", err)
+	}
 	for _, secret := range []string{"hush", "signature=", "token-"} {
 		if strings.Contains(err.Error(), secret) {
 			t.Errorf("the error tells a secret: %v", err)

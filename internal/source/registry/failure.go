@@ -27,7 +27,22 @@ type failure struct {
 	retry bool          // asking again may help
 	after time.Duration // what the host wants to be left alone for
 	down  bool          // the host itself is in trouble, not only this request
+	tls   bool          // the two sides do not agree on who they are
 	err   error
+}
+
+// advice is what whoever reads the error may do about it; empty if there is nothing
+// but to wait.
+func (f *failure) advice(host string) string {
+	switch {
+	case f.tls:
+		return "; hosts.toml can name the CA certificate of " + host
+	case f.kind == fserr.Unauthorized:
+		return "; check the credentials for " + host
+	case f.kind == fserr.Corrupt:
+		return "; something between here and " + host + " changes what is sent, or its copy is damaged"
+	}
+	return ""
 }
 
 // Error implements error.
@@ -92,7 +107,7 @@ func transportFailure(ctx context.Context, err error) *failure {
 	var netErr net.Error
 	switch {
 	case isTLS(err):
-		return &failure{kind: fserr.Unavailable, down: true, err: err}
+		return &failure{kind: fserr.Unavailable, down: true, tls: true, err: err}
 	case errors.Is(err, errNotHTTP):
 		return &failure{kind: fserr.Unavailable, err: err}
 	case network, errors.As(err, &netErr), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):

@@ -41,7 +41,8 @@ func (r *Registry) run(ctx context.Context, t task) error {
 		if res == nil {
 			return fserr.New(fserr.KindOf(err), t.op, t.object, err)
 		}
-		failed := fserr.New(res.authority.kind, t.op, t.object, err)
+		authority := t.endpoints[len(t.endpoints)-1]
+		failed := fserr.New(res.authority.kind, t.op, t.object, fmt.Errorf("%w%s", err, res.authority.advice(authority.Addr)))
 		if !res.again || round >= r.opts.Attempts {
 			return failed
 		}
