@@ -158,7 +158,11 @@ func (h *host) profileSoon(ctx context.Context, manifest string) (control.Profil
 		return err == nil, err
 	})
 	if errors.Is(err, context.DeadlineExceeded) {
-		err = fserr.Newf(fserr.NotExist, "record", manifest, "nothing of it was read, or the daemon does not record")
+		why := "nothing of it was read"
+		if !h.private {
+			why += ", or the running daemon does not record: --private has another one do that"
+		}
+		err = fserr.Newf(fserr.NotExist, "record", manifest, "%s", why)
 	}
 	return detail, err
 }
