@@ -29,7 +29,7 @@ type collector struct {
 	cacheBytes, cacheLimit, cacheChunks, evicted     metric
 	messages, errors, payload, sessions, fids, trees metric
 
-	profileRuns, profileStarts, profileInherited, profileRequests, profileBytes, profileUnread, profileMisses metric
+	profileRuns, profileStarts, profileRequests, profileBytes, profileUnread, profileMisses metric
 }
 
 func newCollector(s *service) *collector {
@@ -54,13 +54,12 @@ func newCollector(s *service) *collector {
 		fids:          newMetric("9p_fids", "9P fids now.", gauge),
 		trees:         newMetric("trees", "Merged trees open now.", gauge),
 
-		profileRuns:      newMetric("profile_runs_total", "Starts of images that were recorded.", counter),
-		profileStarts:    newMetric("profile_applied_total", "Attaches for which a profile had something fetched.", counter),
-		profileInherited: newMetric("profile_inherited_total", "Those of nineply_profile_applied_total whose profile was that of another version of the image.", counter),
-		profileRequests:  newMetric("profile_requests_total", "Range requests that profiles asked for.", counter),
-		profileBytes:     newMetric("profile_bytes_total", "Blob bytes that profiles asked for.", counter),
-		profileUnread:    newMetric("profile_unread_bytes_total", "Blob bytes that profiles asked for and that the start did not read.", counter),
-		profileMisses:    newMetric("profile_misses_total", "Reads that had to wait although a profile was applied: for chunks that were still on their way (late), or that it had not asked for (unknown).", counter, "chunk"),
+		profileRuns:     newMetric("profile_runs_total", "Starts of images that were recorded.", counter),
+		profileStarts:   newMetric("profile_applied_total", "Attaches for which a profile had something fetched.", counter),
+		profileRequests: newMetric("profile_requests_total", "Range requests that profiles asked for.", counter),
+		profileBytes:    newMetric("profile_bytes_total", "Blob bytes that profiles asked for.", counter),
+		profileUnread:   newMetric("profile_unread_bytes_total", "Blob bytes that profiles asked for and that the start did not read.", counter),
+		profileMisses:   newMetric("profile_misses_total", "Reads that had to wait although a profile was applied: for chunks that were still on their way (late), or that it had not asked for (unknown).", counter, "chunk"),
 	}
 }
 
@@ -105,7 +104,6 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	prof := c.s.catalog.ProfileStats()
 	send(c.profileRuns, float64(prof.Runs))
 	send(c.profileStarts, float64(prof.Applied))
-	send(c.profileInherited, float64(prof.Inherited))
 	send(c.profileRequests, float64(prof.Requests))
 	send(c.profileBytes, float64(prof.Bytes))
 	send(c.profileUnread, float64(prof.Unread))

@@ -200,16 +200,21 @@ func (l *Layer) readSteps(ctx context.Context, r *run, p []byte) (n int, err err
 	return n, nil
 }
 
-// Keep gives the store the payload of chunk i, whose digest is d, if it has not got
-// it. A layer that learns its digests learns this one.
-func (l *Layer) Keep(ctx context.Context, i uint32, d estargz.Digest, payload []byte) error {
+// Keep gives the store the payload of chunk i, if it has not got it. A layer that learns
+// its digests learns this one.
+func (l *Layer) Keep(ctx context.Context, i uint32, payload chunkstore.Verified) error {
 	if int64(i) >= int64(len(l.locs)) {
 		return fserr.Newf(fserr.Internal, "keep", l.name, "no chunk %d", i)
 	}
-	if l.learner == nil && l.find(i, d) {
+	c, _ := l.chunks.Chunk(i)
+	d := estargz.Digest(payload.Digest())
+	switch {
+	case l.learner == nil && d != c.Digest:
+		return fserr.Newf(fserr.Corrupt, "keep", l.name, "chunk %d has digest %s, not %s", i, c.Digest, d)
+	case l.learner == nil && l.find(i, d):
 		return nil
 	}
-	loc, err := l.s.store.Put(ctx, chunkstore.Digest(d), payload)
+	loc, err := l.s.store.PutVerified(ctx, payload)
 	if err != nil {
 		return err
 	}

@@ -55,7 +55,7 @@ func (c *Catalog) AddLayer(ctx context.Context, r LayerRequest) (LayerInfo, erro
 		return LayerInfo{}, err
 	}
 	r.DiffID = rec.DiffIDs[i]
-	if err := c.saveChain(ctx, r, l.id); err != nil {
+	if err := c.saveChain(ctx, r, l); err != nil {
 		return LayerInfo{}, err
 	}
 	c.fill.want(ctx, l)
@@ -64,8 +64,12 @@ func (c *Catalog) AddLayer(ctx context.Context, r LayerRequest) (LayerInfo, erro
 
 // saveChain records a chain. What is recorded already stays, unless the layer was
 // read whole meanwhile: nothing is surer than that.
-func (c *Catalog) saveChain(ctx context.Context, r LayerRequest, id layerID) error {
+func (c *Catalog) saveChain(ctx context.Context, r LayerRequest, l *Layer) error {
+	id := l.id
 	rec := chainRecord{Layer: r.Digest, Parent: r.Parent, DiffID: r.DiffID}
+	if c.verdict(ctx, l).DiffID != "" { // and it was judged
+		rec.State = FillVerified
+	}
 	if !id.vouch.IsZero() {
 		rec.Vouch = id.vouch.String()
 		if err := c.load(ctx, keyChain+r.ChainID, new(chainRecord)); err == nil {

@@ -249,17 +249,22 @@ func (f *filler) work(ctx context.Context, j *job) {
 		return
 	}
 	err := f.read(ctx, j)
-	if err == nil {
+	if err == nil || ctx.Err() != nil {
 		f.drop(j)
 		return
 	}
+	if f.retry(j, err) {
+		return
+	}
+	f.c.log.Warn("a layer cannot be verified", zap.Stringer("layer", j.id), zap.Error(err))
+	f.Event(Event{Time: time.Now(), Kind: EventUnverified, Layer: j.id.blob.String(), Text: err.Error()})
+}
+
+// retry has a job that failed done again later, unless it is of no use.
+func (f *filler) retry(j *job, err error) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	j.cancel = nil
-	if ctx.Err() != nil {
-		f.dropLocked(j)
-		return
-	}
 	j.state, j.reason = FillWaiting, err.Error()
 	j.fails++
 	j.since = time.Now().Add(min(lastRetry, f.Retry<<min(j.fails-1, 8)))
@@ -267,14 +272,13 @@ func (f *filler) work(ctx context.Context, j *job) {
 	case fserr.Unsupported, fserr.TooLarge, fserr.NotExist:
 	case fserr.Corrupt:
 		if j.fails < maxFails {
-			return
+			return true
 		}
 	default: // a source, or this machine, which may be better later
-		return
+		return true
 	}
 	j.state = FillFailed
-	f.c.log.Warn("a layer cannot be verified", zap.Stringer("layer", j.id), zap.Error(err))
-	f.Event(Event{Time: time.Now(), Kind: EventUnverified, Layer: j.id.blob.String(), Text: err.Error()})
+	return false
 }
 
 func (f *filler) drop(j *job) {

@@ -41,10 +41,10 @@ func (p *pass) compare(ctx context.Context) (wrong string, err error) {
 		return "", err
 	}
 	defer func() { err = errors.Join(err, made.Close()) }()
-	c := &indexComparison{l: p.l, made: made, links: map[uint64]uint64{}, back: map[uint64]uint64{}}
+	c := &indexComparison{p: p, made: made, links: map[uint64]uint64{}, back: map[uint64]uint64{}}
 	// As single lowers of an overlay, the trees show their whiteouts, too.
 	var trees [2]*layerindex.Index
-	for i, x := range []*layerindex.Index{made, p.l.index} {
+	for i, x := range []*layerindex.Index{made, p.index} {
 		if err := layerindex.Overlay(paths[1+i], x); err != nil {
 			return "", err
 		}
@@ -91,7 +91,7 @@ func (p *pass) makeIndex(path string) error {
 
 // indexComparison compares two trees of one layer: of its tar, and its own.
 type indexComparison struct {
-	l           *Layer
+	p           *pass
 	made        *layerindex.Index // that tar is the tree of
 	tar, own    *layerindex.Index
 	links, back map[uint64]uint64 // nodes with several names: of own to those of tar, and back
@@ -266,7 +266,7 @@ func (c *indexComparison) content(path string, tar, own uint64) error {
 	}
 	for i := range a.Count {
 		x, xok := c.made.Chunk(a.First + i)
-		y, yok := c.l.index.Chunk(b.First + i)
+		y, yok := c.p.index.Chunk(b.First + i)
 		if !xok || !yok || a.Count != b.Count || x.Size != y.Size || x.Offset != y.Offset {
 			return fserr.Newf(fserr.Unsupported, "compare", path, "its chunks cannot be told")
 		}
@@ -274,7 +274,7 @@ func (c *indexComparison) content(path string, tar, own uint64) error {
 			c.differ("%s is not empty at %d", path, y.Offset)
 			return nil
 		}
-		if want, known := c.l.digest(b.First + i); !x.Hole && known && want != x.Digest {
+		if want, known := c.p.digest(b.First + i); !x.Hole && known && want != x.Digest {
 			c.differ("%s has other bytes in the tar than in the index, from %d on", path, y.Offset)
 			return nil
 		}

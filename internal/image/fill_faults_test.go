@@ -267,3 +267,30 @@ func TestFillLeavesNothing(t *testing.T) {
 		return err == nil && len(left) == 0
 	})
 }
+
+// TestVerifiedOnce: an image that is removed and pulled again is not read again, since
+// its layers are what they were.
+func TestVerifiedOnce(t *testing.T) {
+	reg := testreg.New(t)
+	layer, want := bigLayer(t)
+	added := reg.AddImage("app", "v1", testreg.Image{Layers: []testreg.Layer{layer}})
+	n, _ := startFilling(t, t.TempDir(), image.Trust{}, nil)
+	id := digest.FromString("x").String()
+	add := image.LayerRequest{Ref: reg.Ref("app", "v1"), Digest: added.Layers[0].Digest.String(), ChainID: id}
+	if _, err := n.AddLayer(t.Context(), add); err != nil {
+		t.Fatal(err)
+	}
+	n.event(image.EventVerified)
+	if err := n.RemoveChain(t.Context(), id); err != nil {
+		t.Fatal(err)
+	}
+	reg.ResetCounts()
+	info, err := n.AddLayer(t.Context(), add)
+	if err != nil || info.Fill.State != image.FillVerified {
+		t.Errorf("%+v, %v", info.Fill, err)
+	}
+	check(t, n.tree(t, "chain/"+id), want)
+	if got := reg.Count(testreg.Match{Digest: added.Layers[0].Digest}); got.Bytes > 0 {
+		t.Errorf("%d bytes were fetched again", got.Bytes)
+	}
+}

@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/nineply/nineply/chunkstore"
 	"github.com/nineply/nineply/estargz"
 	"github.com/nineply/nineply/internal/fserr"
 	"github.com/nineply/nineply/internal/layertar"
@@ -24,6 +26,8 @@ const (
 	// maxKept is the largest chunk that is held in memory to be kept, bytes. Larger
 	// ones are hashed only, and fetched when they are read.
 	maxKept = 16 << 20
+	// manyNodes are so many that an index made of them is large.
+	manyNodes = 20_000
 )
 
 // sleep waits, or fails when ctx ends.
@@ -86,6 +90,10 @@ func (f *filler) read(ctx context.Context, j *job) error {
 	}
 	if err := f.quiet(ctx, f.Delay); err != nil {
 		return err
+	}
+	if l.index.NumNodes() > manyNodes {
+		// What comparing them takes for a moment would stay with the process for minutes.
+		defer debug.FreeOSMemory()
 	}
 	v, err := f.prove(ctx, j, l, f.c.loadCheckpoint(ctx, l.id), f.Checkpoint)
 	if err == nil && (v.Wrong != "" || !f.claimed(ctx, l.id, v.DiffID)) {
@@ -171,6 +179,7 @@ type pass struct {
 	f     *filler
 	ctx   context.Context // of the pass, which is one call
 	l     *Layer
+	index *layerindex.Index // that of the layer, in a mapping of its own: it is read all over
 	blob  *blobReader
 	dec   *unpacker
 	tar   hash.Hash
@@ -203,17 +212,20 @@ func (f *filler) newPass(ctx context.Context, j *job, l *Layer, at *checkpoint, 
 		fetch: f.fetcher(ctx, j, l), size: l.rec.Desc.Size, pos: from.In, hashed: from.In,
 		hash: blobHash, piece: make([]byte, f.piece()),
 	}
-	if p.spool, err = openSpool(f.c.spoolPath(l.id), from.Spool); err != nil {
+	if p.index, err = layerindex.Open(f.c.layerPath(l.id)); err != nil {
 		return nil, err
 	}
-	format := l.index.Info().Format
+	if p.spool, err = openSpool(f.c.spoolPath(l.id), from.Spool); err != nil {
+		return nil, errors.Join(err, p.index.Close())
+	}
+	format := p.index.Info().Format
 	plain := format == layerindex.FormatTar || format == layerindex.FormatSOCI && l.spans.index.Info().Plain
 	var mark marker
 	if every > 0 {
 		mark = p.mark
 	}
-	if p.dec, err = openUnpacker(format, plain, p.blob, l.index, at, mark); err != nil {
-		return nil, errors.Join(err, p.spool.close())
+	if p.dec, err = openUnpacker(format, plain, p.blob, p.index, at, mark); err != nil {
+		return nil, errors.Join(err, p.spool.close(), p.index.Close())
 	}
 	j.done.Store(from.In)
 	return p, nil
@@ -222,6 +234,7 @@ func (f *filler) newPass(ctx context.Context, j *job, l *Layer, at *checkpoint, 
 func (p *pass) close() {
 	p.dec.close()
 	_ = p.spool.close() // what counts of it was synced
+	_ = p.index.Close() // it was only read
 }
 
 // Read reads the tar.
@@ -345,8 +358,8 @@ func (p *pass) file(r io.Reader, s *spooled, off int64, inside bool) error {
 	for off < s.Size {
 		number, n := layerindex.NoChunk, min(wholeChunk, s.Size-off)
 		if known {
-			number = p.l.index.FindChunk(file, uint64(off))
-			if c, ok := p.l.index.Chunk(number); ok && c.Offset == off {
+			number = p.index.FindChunk(file, uint64(off))
+			if c, ok := p.index.Chunk(number); ok && c.Offset == off {
 				n = min(c.Size, s.Size-off)
 			}
 		}
@@ -375,12 +388,12 @@ func (p *pass) fileOf(s *spooled) (layerindex.Content, bool) {
 			continue
 		}
 		var err error
-		if node, err = p.l.index.Lookup(node, []byte(part)); err != nil {
-			node = p.l.index.ChunkNode(p.cursor)
+		if node, err = p.index.Lookup(node, []byte(part)); err != nil {
+			node = p.index.ChunkNode(p.cursor)
 			break
 		}
 	}
-	file, err := p.l.index.Content(node)
+	file, err := p.index.Content(node)
 	if err != nil || int64(file.Size) != s.Size {
 		return file, false
 	}
@@ -390,7 +403,7 @@ func (p *pass) fileOf(s *spooled) (layerindex.Content, bool) {
 
 // cut reads and hashes n bytes, and keeps them if they are chunk number of the index.
 func (p *pass) cut(r io.Reader, number uint32, n int64) (cut, error) {
-	chunk, _ := p.l.index.Chunk(number)
+	chunk, _ := p.index.Chunk(number)
 	if chunk.Hole || n > maxKept {
 		h := zeroHash{}
 		h.hash, _ = resumeHash(nil)
@@ -403,14 +416,15 @@ func (p *pass) cut(r io.Reader, number uint32, n int64) (cut, error) {
 	if _, err := io.ReadFull(r, p.buf); err != nil {
 		return cut{}, layertar.Wrap("read", noEOF(err))
 	}
-	c := cut{Size: n, Digest: estargz.Sum(p.buf)}
+	payload := chunkstore.Hash(p.buf)
+	c := cut{Size: n, Digest: estargz.Digest(payload.Digest())}
 	if number == layerindex.NoChunk || chunk.Size != n {
 		return c, nil
 	}
-	if want, known := p.l.digest(number); known && want != c.Digest || !p.f.Room(n) {
+	if want, known := p.digest(number); known && want != c.Digest || !p.f.Room(n) {
 		return c, nil
 	}
-	if err := p.l.bytes.Keep(p.ctx, number, c.Digest, p.buf); err != nil {
+	if err := p.l.bytes.Keep(p.ctx, number, payload); err != nil {
 		return c, p.ctx.Err() // a store that cannot take it costs a fetch later
 	}
 	p.f.kept.Add(n)
@@ -418,14 +432,14 @@ func (p *pass) cut(r io.Reader, number uint32, n int64) (cut, error) {
 }
 
 // digest is that of a chunk, if it is known.
-func (l *Layer) digest(number uint32) (estargz.Digest, bool) {
-	if l.learned != nil {
-		if d := l.learned.digests[number].Load(); d != nil {
+func (p *pass) digest(number uint32) (estargz.Digest, bool) {
+	if learned := p.l.learned; learned != nil {
+		if d := learned.digests[number].Load(); d != nil {
 			return *d, true
 		}
 		return estargz.Digest{}, false
 	}
-	c, ok := l.index.Chunk(number)
+	c, ok := p.index.Chunk(number)
 	return c.Digest, ok
 }
 

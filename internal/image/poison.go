@@ -34,6 +34,7 @@ type Event struct {
 type verdict struct {
 	DiffID string    `json:"diffID,omitempty"` // of the tar, which the index describes
 	Wrong  string    `json:"wrong,omitempty"`  // why the layer must not be served
+	Index  string    `json:"index,omitempty"`  // digest of the index beside the image that it is about, if there is one
 	At     time.Time `json:"at"`
 }
 
@@ -57,7 +58,7 @@ func (c *Catalog) verdict(ctx context.Context, l *Layer) *verdict {
 	}
 	v := new(verdict)
 	switch err := c.load(ctx, keyFill+l.id.String(), v); {
-	case err == nil && v.settled():
+	case err == nil && v.settled() && v.Index == l.rec.Index:
 		l.verdict.Store(v)
 		return v
 	case err != nil && !fserr.Is(err, fserr.NotExist) && ctx.Err() == nil:
@@ -129,7 +130,7 @@ func (f *filler) condemn(id layerID, reason string) {
 // settle keeps what came of reading a layer, and has everybody feel it: the trees in
 // use, and the chains.
 func (f *filler) settle(ctx context.Context, l *Layer, v *verdict) error {
-	v.At = time.Now().UTC()
+	v.At, v.Index = time.Now().UTC(), l.rec.Index
 	if err := f.c.save(ctx, keyFill+l.id.String(), v); err != nil {
 		return err
 	}
@@ -220,8 +221,8 @@ func (r *chainRecord) id() (id layerID, err error) {
 	return id, err
 }
 
-// forget drops what is known of the layer of a chain that was removed, if it was the
-// last to use it. A layer that comes again is judged anew.
+// forget drops what is held against the layer of a chain that was removed, if it was the
+// last to use it. That it was verified stays true.
 func (c *Catalog) forget(ctx context.Context, rec *chainRecord) error {
 	id, err := rec.id()
 	if err != nil {
@@ -240,17 +241,18 @@ func (c *Catalog) forget(ctx context.Context, rec *chainRecord) error {
 	}
 	delete(f.wrong, id)
 	f.mu.Unlock()
-	c.mu.Lock()
-	if l := c.layers[id]; l != nil {
-		l.verdict.Store(nil)
-	}
-	c.mu.Unlock()
-	for _, key := range []string{keyFill, keyFillState} {
-		if err := c.records.Delete(ctx, key+id.String()); err != nil && !fserr.Is(err, fserr.NotExist) {
+	var v verdict
+	if err := c.load(ctx, keyFill+id.String(), &v); err == nil && v.Wrong != "" {
+		c.mu.Lock()
+		if l := c.layers[id]; l != nil {
+			l.verdict.Store(nil)
+		}
+		c.mu.Unlock()
+		if err := c.records.Delete(ctx, keyFill+id.String()); err != nil && !fserr.Is(err, fserr.NotExist) {
 			return err
 		}
 	}
-	return c.removeSpool(id)
+	return f.clear(ctx, id)
 }
 
 // resume takes up what earlier runs left: layers of chains that are not verified, and
@@ -279,14 +281,20 @@ func (f *filler) resume(ctx context.Context) error {
 		if err := f.c.load(ctx, keyFill+id.String(), &v); err != nil && !fserr.Is(err, fserr.NotExist) {
 			return err
 		}
+		var rec layerRecord
+		if f.c.load(ctx, keyLayer+id.String(), &rec) != nil {
+			continue
+		}
+		if v.Index != rec.Index {
+			v = verdict{}
+		}
 		if reason := cmp.Or(v.Wrong, ids[id]); reason != "" {
 			f.mu.Lock()
 			f.wrong[id] = reason
 			f.mu.Unlock()
 			continue
 		}
-		var rec layerRecord
-		if v.settled() || f.c.load(ctx, keyLayer+id.String(), &rec) != nil || id.vouch.IsZero() && rec.DiffID != "" {
+		if v.settled() || id.vouch.IsZero() && rec.DiffID != "" {
 			continue
 		}
 		f.add(id, rec.Desc.Size)

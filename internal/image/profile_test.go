@@ -28,8 +28,7 @@ import (
 // profiled is a node that does with profiles what it is told to.
 type profiled struct {
 	*node
-	sched *fetch.Scheduler
-	stop  func()
+	stop func()
 }
 
 func startProfiled(t testing.TB, dir string, what image.Profiles) *profiled {
@@ -48,7 +47,7 @@ func startProfiled(t testing.TB, dir string, what image.Profiles) *profiled {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &profiled{sched: sched, node: &node{c, store, dir}}
+	p := &profiled{node: &node{c, store, dir}}
 	stopped := false
 	p.stop = func() {
 		if stopped {
@@ -70,10 +69,9 @@ func startProfiled(t testing.TB, dir string, what image.Profiles) *profiled {
 // of it.
 type program struct {
 	*testreg.Registry
-	layers []testreg.Layer
-	added  testreg.Added
-	body   map[string]string
-	reads  []string
+	added testreg.Added
+	body  map[string]string
+	reads []string
 }
 
 func newProgram(t testing.TB) *program {
@@ -88,8 +86,9 @@ func newProgram(t testing.TB) *program {
 		}
 		return files
 	}
-	p.layers = []testreg.Layer{lazyLayer(t, layer("a", 100)...), gzipLayer(t, layer("b", 3)...), lazyLayer(t, layer("c", 100)...)}
-	p.added = p.AddImage("app", "v1", testreg.Image{Layers: p.layers})
+	p.added = p.AddImage("app", "v1", testreg.Image{Layers: []testreg.Layer{
+		lazyLayer(t, layer("a", 100)...), gzipLayer(t, layer("b", 3)...), lazyLayer(t, layer("c", 100)...),
+	}})
 	for _, i := range []int{70, 71, 72, 73, 10, 11, 12} {
 		p.reads = append(p.reads, fmt.Sprintf("c/%03d", i), fmt.Sprintf("a/%03d", i))
 	}
