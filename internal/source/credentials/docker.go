@@ -17,8 +17,8 @@ import (
 const maxDockerConfig = 4 << 20
 
 // DockerConfig reads a docker config.json, with its credential helpers and
-// credential store. An empty path means the one docker uses: in $DOCKER_CONFIG,
-// else in ~/.docker. A file that does not exist has no credentials; one that
+// credential store. The path may be that of its directory; an empty one means the one
+// docker uses: in $DOCKER_CONFIG, else in ~/.docker. A file that does not exist has no credentials; one that
 // changed is read again. Helpers are run for each answer.
 func DockerConfig(path string) Source { return &dockerConfig{path: path} }
 
@@ -128,6 +128,9 @@ func parseDocker(data []byte) (*dockerFile, error) {
 
 func (c *dockerConfig) locate() (string, error) {
 	if c.path != "" {
+		if fi, err := os.Stat(c.path); err == nil && fi.IsDir() {
+			return filepath.Join(c.path, "config.json"), nil
+		}
 		return c.path, nil
 	}
 	dir := os.Getenv("DOCKER_CONFIG")

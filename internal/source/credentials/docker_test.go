@@ -99,6 +99,11 @@ func TestDockerConfigPlaces(t *testing.T) {
 	token := func(s string) string { return fmt.Sprintf(`{"auths":{"a.example":{"registrytoken":%q}}}`, s) }
 	write(t, filepath.Join(home, ".docker", "config.json"), token("home"))
 	write(t, filepath.Join(home, "config.json"), token("environment"))
+	for _, path := range []string{home, filepath.Join(home, "config.json")} {
+		if c, err := first(t, credentials.DockerConfig(path), "a.example", "x"); err != nil || c.AccessToken != "environment" {
+			t.Errorf("%s: %+v, %v", path, c, err)
+		}
+	}
 	for _, want := range []string{"home", "environment"} {
 		if want == "environment" {
 			t.Setenv("DOCKER_CONFIG", home)
