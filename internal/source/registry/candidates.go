@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"slices"
+	"strings"
 
 	"oras.land/oras-go/v2/registry/remote/auth"
 	"oras.land/oras-go/v2/registry/remote/errcode"
@@ -25,6 +26,10 @@ func (s *session) credential(ctx context.Context, host string) (auth.Credential,
 	}
 	return auth.Credential(s.choose(list)), nil
 }
+
+// notForBasic is what the auth client says of a credential that has no password, when
+// the host wants one.
+const notForBasic = "missing username or password for basic auth"
 
 func (s *session) choose(list []credentials.Credential) credentials.Credential {
 	s.mu.Lock()
@@ -107,6 +112,8 @@ func denied(resp *http.Response, err error) bool {
 		status = resp.StatusCode
 	case errors.As(err, &answer):
 		status = answer.StatusCode
+	case strings.Contains(err.Error(), notForBasic):
+		return true
 	}
 	return status == http.StatusUnauthorized || status == http.StatusForbidden || err != nil && status == http.StatusBadRequest
 }

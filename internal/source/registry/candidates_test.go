@@ -33,7 +33,7 @@ func TestCandidates(t *testing.T) {
 		}{
 			{"first", knows{right, wrong(1)}, 0},
 			{"last", knows{wrong(1), wrong(2), right}, 0},
-			{"after an identity token", knows{{RefreshToken: "stale"}, right}, map[string]fserr.Kind{"basic": fserr.Unauthorized}[name]},
+			{"after an identity token", knows{{RefreshToken: "stale"}, right}, 0},
 			{"none of them", knows{wrong(1), wrong(2)}, fserr.Unauthorized},
 			{"none", nil, fserr.Unauthorized},
 		} {
