@@ -49,7 +49,7 @@ func (b *bench) compare() error {
 			if line == "" {
 				continue
 			}
-			if _, err := fmt.Fprintf(b.out, "Benchmark%s/ratio 1%s\n", row(&operations[i], lanes), line); err != nil {
+			if _, err := fmt.Fprintf(b.out, "Benchmarkratio/%s 1%s\n", row(&operations[i], lanes), line); err != nil {
 				return err
 			}
 		}
