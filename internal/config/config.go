@@ -182,19 +182,8 @@ func (c Config) Validate() error {
 			return fmt.Errorf("%s: %q is not an absolute path", key, dir)
 		}
 	}
-	if len(c.Listen.NineP) == 0 {
-		return errors.New("listen.ninep: at least one address is needed")
-	}
-	required := append([]string{c.Listen.Control, c.Listen.Keeper}, c.Listen.NineP...)
-	for _, addr := range required {
-		if _, _, err := SplitAddress(addr); err != nil {
-			return fmt.Errorf("listen: %w", err)
-		}
-	}
-	for _, addr := range []string{c.Listen.Snapshotter, c.Listen.Metrics} {
-		if _, _, err := SplitAddress(addr); addr != "" && err != nil {
-			return fmt.Errorf("listen: %w", err)
-		}
+	if err := c.Listen.validate(); err != nil {
+		return err
 	}
 	if c.Fetch.Concurrency < 1 || c.Fetch.Concurrency > 1024 {
 		return fmt.Errorf("fetch.concurrency: %d is not between 1 and 1024", c.Fetch.Concurrency)
@@ -219,6 +208,24 @@ func (c Config) Validate() error {
 	case "debug", "info", "warn", "error":
 	default:
 		return fmt.Errorf("log.level: %q is none of debug, info, warn, error", c.Log.Level)
+	}
+	return nil
+}
+
+func (l Listen) validate() error {
+	if len(l.NineP) == 0 {
+		return errors.New("listen.ninep: at least one address is needed")
+	}
+	required := append([]string{l.Control, l.Keeper}, l.NineP...)
+	for _, addr := range required {
+		if _, _, err := SplitAddress(addr); err != nil {
+			return fmt.Errorf("listen: %w", err)
+		}
+	}
+	for _, addr := range []string{l.Snapshotter, l.Metrics} {
+		if _, _, err := SplitAddress(addr); addr != "" && err != nil {
+			return fmt.Errorf("listen: %w", err)
+		}
 	}
 	return nil
 }
