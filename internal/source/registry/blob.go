@@ -241,7 +241,8 @@ func (f *filling) fill(ctx context.Context, e *endpoint) error {
 	for poor := 0; f.done < len(f.p); {
 		n, err := f.once(ctx, e)
 		f.done += n
-		if err != nil && (n == 0 || !asFailure(err).retry) {
+		// A host that stalls again and again would take its time for each piece.
+		if err != nil && (n == 0 || !asFailure(err).retry || n < goodProgress && errors.Is(err, errStalled)) {
 			return err
 		}
 		if n < goodProgress && f.done < len(f.p) {

@@ -281,6 +281,21 @@ func TestStallEndsWithTheContext(t *testing.T) {
 	}
 }
 
+// TestStallsAreCounted has a host stall in every body, after a few bytes.
+func TestStallsAreCounted(t *testing.T) {
+	f := newFixture(t, registry.Options{StallTimeout: 20 * time.Millisecond, Attempts: 2})
+	f.Always(f.match(), testreg.Stall(100))
+	wantKind(t, f.readRange(bounded(t), 0, 50_000), fserr.Unavailable)
+	if n := f.Count(f.match()).Requests; n > 4 { // one for each round, and perhaps a second beside it
+		t.Errorf("%d requests for a range", n)
+	}
+	f.ResetCounts()
+	wantKind(t, f.readStream(bounded(t), 0), fserr.Unavailable)
+	if n := f.Count(f.match()).Requests; n > 8 {
+		t.Errorf("%d requests for a stream", n)
+	}
+}
+
 func TestServerEndsDuringStall(t *testing.T) {
 	f := newFixture(t, registry.Options{StallTimeout: time.Hour, Attempts: 2})
 	stalled := make(chan struct{}, 8)

@@ -87,6 +87,9 @@ func (s *stream) drop() {
 	}
 }
 
+// stallsCount is for how many breaks without progress a stall stands: it takes longer.
+const stallsCount = maxPoor / 2
+
 // broken decides whether to go on after a body that ended early.
 func (s *stream) broken(err error) error {
 	s.drop()
@@ -96,7 +99,10 @@ func (s *stream) broken(err error) error {
 		s.pause.Reset()
 		return nil
 	}
-	if s.poor++; !f.retry || s.poor > maxPoor {
+	if s.poor++; errors.Is(f, errStalled) {
+		s.poor += stallsCount - 1
+	}
+	if !f.retry || s.poor > maxPoor {
 		return fserr.New(f.kind, "read", fmt.Sprintf("%s at %d", s.blob.object(), s.pos), f)
 	}
 	if err := s.blob.registry.opts.Sleep(s.ctx, s.pause.NextBackOff()); err != nil {
