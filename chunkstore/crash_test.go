@@ -121,6 +121,9 @@ func failHistory(t *testing.T, limit int64, calls map[string]int, fault error, p
 		}
 		for _, at := range spread(all, max(2, points/4)) {
 			for _, times := range []int{1, 3} {
+				if raceEnabled && times > 1 {
+					continue
+				}
 				h := failAt(t, limit, op, at, times, fault)
 				n.points++
 				n.kinds[op]++

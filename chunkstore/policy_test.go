@@ -188,6 +188,9 @@ func TestHitRatio(t *testing.T) {
 	}
 	for name, part := range map[string]int{"10 percent": 10, "4 percent": 25} {
 		t.Run(name, func(t *testing.T) {
+			if raceEnabled && part != 10 {
+				t.Skip("slow under the race detector")
+			}
 			capacity := keys / part
 			plain := trace{keys: keys, reads: reads}
 			got, _, _ := plain.outcomeOf(newStoreOfKeys(t, capacity))

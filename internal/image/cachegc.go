@@ -254,11 +254,24 @@ func (h *Cache) collectLayers(ctx context.Context, left map[layerID]bool, began 
 			continue
 		}
 		out.Layers++
+		errs = append(errs, h.forgetFill(ctx, id))
 		for _, path := range []string{h.c.layerPath(id), h.c.spansPath(id), h.c.learnedPath(id)} {
 			errs = append(errs, out.remove(path))
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// forgetFill removes what the background found out about a layer, but not that it is
+// wrong.
+func (h *Cache) forgetFill(ctx context.Context, id layerID) error {
+	var v verdict
+	if h.c.load(ctx, keyFill+id.String(), &v) == nil && v.Wrong == "" {
+		if err := h.c.records.Delete(ctx, keyFill+id.String()); err != nil {
+			return err
+		}
+	}
+	return h.c.fill.clear(ctx, id)
 }
 
 // busy reports whether a layer is in use, or was since.
