@@ -14,8 +14,8 @@
 // deadline and writes the reply itself, while the read loop goes on. How many
 // such requests run, wait and hold buffers is bounded per connection and for
 // the server, and no connection gets all that the server has: n that want it
-// have one part in n+1 each. Tflush cancels one and is answered at once; a flushed request is
-// never answered, because its tag may be in use again.
+// have one part in n+1 each. Tflush cancels one and is answered at once; a flushed
+// request is never answered, because its tag may be in use again.
 //
 // A fid is 24 bytes in a table of the connection: node, attach, state. There is
 // no tree of paths, no lock that readers share, and nothing left of a fid after
