@@ -27,9 +27,10 @@ type collector struct {
 	fetchRequests, fetchBytes, tocBytes, wholeBytes  metric
 	chunkReads, unverified, notStored                metric
 	cacheBytes, cacheLimit, cacheChunks, evicted     metric
+	cacheProven, cachePinned                         metric
 	messages, errors, payload, sessions, fids, trees metric
 
-	profileRuns, profileStarts, profileRequests, profileBytes, profileUnread, profileMisses metric
+	profileRuns, profileStarts, profileInherited, profileRequests, profileBytes, profileUnread, profileMisses metric
 }
 
 func newCollector(s *service) *collector {
@@ -46,6 +47,8 @@ func newCollector(s *service) *collector {
 		cacheBytes:    newMetric("cache_bytes", "Bytes that the cache occupies.", gauge),
 		cacheLimit:    newMetric("cache_limit_bytes", "Most bytes that the cache may occupy; 0 for no limit.", gauge),
 		cacheChunks:   newMetric("cache_chunks", "Chunks in the cache.", gauge),
+		cacheProven:   newMetric("cache_proven_bytes", "Bytes of chunks that were read again after they were cached, about.", gauge),
+		cachePinned:   newMetric("cache_pinned_chunks", "Chunks of pinned images, whether they are in the cache or not.", gauge),
 		evicted:       newMetric("cache_evicted_bytes_total", "Bytes evicted from the cache.", counter),
 		messages:      newMetric("9p_messages_total", "9P requests, by type.", counter, "type"),
 		errors:        newMetric("9p_errors_total", "9P requests answered with an error, by errno.", counter, "errno"),
@@ -54,12 +57,13 @@ func newCollector(s *service) *collector {
 		fids:          newMetric("9p_fids", "9P fids now.", gauge),
 		trees:         newMetric("trees", "Merged trees open now.", gauge),
 
-		profileRuns:     newMetric("profile_runs_total", "Starts of images that were recorded.", counter),
-		profileStarts:   newMetric("profile_applied_total", "Attaches for which a profile had something fetched.", counter),
-		profileRequests: newMetric("profile_requests_total", "Range requests that profiles asked for.", counter),
-		profileBytes:    newMetric("profile_bytes_total", "Blob bytes that profiles asked for.", counter),
-		profileUnread:   newMetric("profile_unread_bytes_total", "Blob bytes that profiles asked for and that the start did not read.", counter),
-		profileMisses:   newMetric("profile_misses_total", "Reads that had to wait although a profile was applied: for chunks that were still on their way (late), or that it had not asked for (unknown).", counter, "chunk"),
+		profileRuns:      newMetric("profile_runs_total", "Starts of images that were recorded.", counter),
+		profileStarts:    newMetric("profile_applied_total", "Attaches for which a profile had something fetched.", counter),
+		profileInherited: newMetric("profile_inherited_total", "Those of nineply_profile_applied_total whose profile was that of another version of the image.", counter),
+		profileRequests:  newMetric("profile_requests_total", "Range requests that profiles asked for.", counter),
+		profileBytes:     newMetric("profile_bytes_total", "Blob bytes that profiles asked for.", counter),
+		profileUnread:    newMetric("profile_unread_bytes_total", "Blob bytes that profiles asked for and that the start did not read.", counter),
+		profileMisses:    newMetric("profile_misses_total", "Reads that had to wait although a profile was applied: for chunks that were still on their way (late), or that it had not asked for (unknown).", counter, "chunk"),
 	}
 }
 
@@ -90,6 +94,9 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	send(c.cacheLimit, float64(cache.MaxBytes))
 	send(c.cacheChunks, float64(cache.Chunks))
 	send(c.evicted, float64(cache.Evicted))
+	store := c.s.store.Stats()
+	send(c.cacheProven, float64(store.ProvenBytes))
+	send(c.cachePinned, float64(store.Pinned))
 	p := c.s.server.Stats()
 	for name, n := range p.Messages {
 		send(c.messages, float64(n), name)
@@ -104,6 +111,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	prof := c.s.catalog.ProfileStats()
 	send(c.profileRuns, float64(prof.Runs))
 	send(c.profileStarts, float64(prof.Applied))
+	send(c.profileInherited, float64(prof.Inherited))
 	send(c.profileRequests, float64(prof.Requests))
 	send(c.profileBytes, float64(prof.Bytes))
 	send(c.profileUnread, float64(prof.Unread))
