@@ -32,3 +32,10 @@ var (
 	ListsV9FS    = listsV9FS
 	V9FSOptions  = v9fsOptions
 )
+
+// Len is how many indexes are open.
+func (s *Indexes) Len() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.byTree)
+}

@@ -85,6 +85,9 @@ func errnoOf(err error) unix.Errno {
 	if err == nil {
 		return 0
 	}
+	if e, ok := err.(*fserr.Error); ok { //nolint:errorlint // those of an index are bare, and this way takes no memory
+		return e.Kind.Errno()
+	}
 	return fserr.Errno(err)
 }
 
