@@ -135,7 +135,7 @@ func (s *Scheduler) slots(p Priority) int {
 	case Demand:
 		return s.opts.Concurrency
 	case Prefetch:
-		return max(1, s.opts.Concurrency/2)
+		return max(1, 3*s.opts.Concurrency/4) // all that a profile asks for goes at once
 	default:
 		return max(1, s.opts.Concurrency/4)
 	}

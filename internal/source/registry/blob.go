@@ -241,8 +241,7 @@ func (f *filling) fill(ctx context.Context, e *endpoint) error {
 	for poor := 0; f.done < len(f.p); {
 		n, err := f.once(ctx, e)
 		f.done += n
-		// A host that stalls again and again would take its time for each piece.
-		if err != nil && (n == 0 || !asFailure(err).retry || n < goodProgress && errors.Is(err, errStalled)) {
+		if err != nil && !goesOn(n, err) {
 			return err
 		}
 		if n < goodProgress && f.done < len(f.p) {
@@ -252,6 +251,16 @@ func (f *filling) fill(ctx context.Context, e *endpoint) error {
 		}
 	}
 	return nil
+}
+
+// goesOn reports whether the same host is asked for the rest at once, n bytes having
+// come.
+func goesOn(n int, err error) bool {
+	failed := asFailure(err)
+	if n < goodProgress && errors.Is(err, errStalled) {
+		return false // a host that stalls again and again would take its time for each piece
+	}
+	return failed.behind || n > 0 && failed.retry
 }
 
 func errOr(err, other error) error {

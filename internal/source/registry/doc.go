@@ -21,7 +21,9 @@
 //
 // Several ranges at once ([source.MultiRanger]) are asked for with one request and
 // taken from one answer only if it has exactly them, in their order; everything else
-// is an error, and the ranges are then asked for one by one.
+// is an error, and the ranges are then asked for one by one. Whether a host knows such
+// requests is learned from the config of an image, which is small: who does not answers
+// with the whole of what was asked for.
 //
 // # Redirects
 //
@@ -34,8 +36,9 @@
 // Of each host, storage included, the registry learns how long an answer takes on
 // a connection that is there, and how fast bytes come ([source.Coster]). A request
 // that is not answered for longer than nineteen of twenty were gets a second one
-// beside it, and whichever is answered first counts; those are at most one for
-// twenty answers. A host that says that it is asked too much gets half as many
+// beside it, and whichever is answered first counts. A body that takes several times
+// as long as the host's rate gives reason for is ended, and the rest asked for anew
+// from where it came. Both together are at most one for twenty answers. A host that says that it is asked too much gets half as many
 // requests at a time, and one more for each round of them that it answered.
 //
 // # Credentials

@@ -23,12 +23,13 @@ import (
 
 // failure is why one host did not serve one request.
 type failure struct {
-	kind  fserr.Kind
-	retry bool          // asking again may help
-	after time.Duration // what the host wants to be left alone for
-	down  bool          // the host itself is in trouble, not only this request
-	tls   bool          // the two sides do not agree on who they are
-	err   error
+	kind   fserr.Kind
+	retry  bool          // asking again may help
+	after  time.Duration // what the host wants to be left alone for
+	down   bool          // the host itself is in trouble, not only this request
+	tls    bool          // the two sides do not agree on who they are
+	behind bool          // it was this side that ended the request, to ask for the rest anew
+	err    error
 }
 
 // advice is what whoever reads the error may do about it; empty if there is nothing
@@ -73,6 +74,9 @@ func asFailure(err error) *failure {
 // errStalled is the cause of a request that was ended because nothing came.
 var errStalled = errors.New("no answer within the stall timeout")
 
+// errBehind is that of one whose body came much slower than others of its host did.
+var errBehind = errors.New("the body fell behind, the rest is asked for anew")
+
 // transportFailure judges an error of a round trip or of reading a body. ctx is
 // that of the request, whose cause tells a stall from the caller's giving up.
 func transportFailure(ctx context.Context, err error) *failure {
@@ -82,6 +86,9 @@ func transportFailure(ctx context.Context, err error) *failure {
 	if cause := context.Cause(ctx); cause != nil {
 		if errors.Is(cause, errStalled) {
 			return &failure{kind: fserr.Unavailable, retry: true, down: true, err: cause}
+		}
+		if errors.Is(cause, errBehind) {
+			return &failure{kind: fserr.Unavailable, retry: true, behind: true, err: cause}
 		}
 		return &failure{kind: fserr.KindOf(cause), err: cause}
 	}

@@ -29,6 +29,10 @@ const (
 	maxHedges = 4
 	// leastPatience is the shortest time after which a second request is made.
 	leastPatience = 10 * time.Millisecond
+	// lagPiece is the part of a body, bytes, that is looked at to tell whether the body
+	// has fallen behind; lagTimes how many times as long as usual it may take, lagAnswers
+	// how many late answers more.
+	lagPiece, lagTimes, lagAnswers = 1 << 20, 8, 4
 	// openRequests and maxOpen are how many requests a host may have to answer at a
 	// time: to begin with, and after it took all of them well. Bodies do not count:
 	// who reads one may need another to go on.
@@ -84,7 +88,8 @@ type link struct {
 	mu sync.Mutex
 
 	answers [keptAnswers]time.Duration
-	n       int // answers so far
+	n       int           // answers so far
+	usual   time.Duration // late, as it was some answers ago
 	rtt     time.Duration
 	rttAt   time.Time
 	hedges  float64 // second requests that may be made
@@ -107,6 +112,9 @@ func (l *link) answered(now time.Time, d time.Duration) {
 	defer l.mu.Unlock()
 	l.answers[l.n%keptAnswers] = d
 	l.n++
+	if l.n == enoughAnswers || l.n%enoughAnswers == 0 {
+		l.usual = l.late()
+	}
 	l.hedges = min(l.hedges+hedgeShare, maxHedges)
 	if l.rtt == 0 || d < l.rtt || now.Sub(l.rttAt) > rttMemory {
 		l.rtt, l.rttAt = d, now
@@ -121,9 +129,27 @@ func (l *link) patience() (time.Duration, bool) {
 	if l.n < enoughAnswers {
 		return 0, false
 	}
+	return l.late(), true
+}
+
+// late is how long an answer takes that is late; the caller holds mu.
+func (l *link) late() time.Duration {
 	last := slices.Clone(l.answers[:min(l.n, keptAnswers)])
 	slices.Sort(last)
-	return max(last[len(last)*19/20], 2*last[len(last)/2], leastPatience), true
+	return max(last[len(last)*19/20], 2*last[len(last)/2], leastPatience)
+}
+
+// lag is for how long a piece of a body may be waited for before the body counts as
+// fallen behind: several times as long as it takes at the rate of the host, shared by
+// the bodies that are read, and a late answer besides. It is not known before both are.
+func (l *link) lag() (time.Duration, bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.n < enoughAnswers || l.rate <= 0 {
+		return 0, false
+	}
+	piece := lagPiece * float64(max(1, l.bodies)) / l.rate
+	return lagAnswers*l.usual + time.Duration(lagTimes*piece*float64(time.Second)), true
 }
 
 // hedge takes one of the second requests that may be made.

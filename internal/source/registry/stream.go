@@ -94,7 +94,7 @@ const stallsCount = maxPoor / 2
 func (s *stream) broken(err error) error {
 	s.drop()
 	f := asFailure(bodyFailure(err))
-	if s.since >= goodProgress {
+	if s.since >= goodProgress || f.behind {
 		s.poor = 0
 		s.pause.Reset()
 		return nil
