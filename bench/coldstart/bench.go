@@ -33,6 +33,7 @@ type bench struct {
 	network  *netshape.Proxy
 	sources  *daemon.SourceSet // for what is prepared, not over the network
 	places   places
+	updated  bool // the next version of the image was pushed
 }
 
 func newBench(ctx context.Context, s settings) (b *bench, err error) {
@@ -103,6 +104,12 @@ type run struct {
 	client *control.Client
 	socket string // containerd's
 	ref    string // of the image to start, over the network
+	bench  *bench
+}
+
+// start starts another image than the one that counts.
+func (r *run) start(ctx context.Context, snapshotter, ref string) (coldstart.Result, error) {
+	return coldstart.Run(ctx, coldstart.Spec{Address: r.socket, Snapshotter: snapshotter, Ref: ref, PlainHTTP: true, Keep: true})
 }
 
 // run makes one cold start of a variant.
@@ -115,7 +122,7 @@ func (b *bench) run(ctx context.Context, v *variant, number int) (o outcome, err
 	if b.settings.logs != "" {
 		bed.OnClose(func() error { return keepLog(bed, b.settings.logs, fmt.Sprintf("%s-%d.log", v.name, number)) })
 	}
-	r := &run{bed: bed, ref: b.far(v.tag)}
+	r := &run{bed: bed, ref: b.far(v.tag), bench: b}
 	if r.daemon, err = bed.StartDaemon(ctx, b.settings.program, v.config); err != nil {
 		return o, err
 	}
@@ -156,6 +163,9 @@ func (b *bench) start(ctx context.Context, v *variant, r *run) (o outcome, err e
 		o.requests = b.recorder.Requests()
 		o.conns = b.network.Stats().Conns - conns
 		o.status, serr = r.client.Status(ctx)
+	}
+	if o.first, err = r.client.Status(ctx); err != nil {
+		return o, err
 	}
 	o.began = time.Now()
 	if o.Result, err = coldstart.Run(ctx, spec); err != nil {

@@ -25,10 +25,11 @@ type outcome struct {
 	status      control.Status
 	places      places
 
-	// ended is the status when the container had ended, and all the requests until
-	// then: what it read is held against what was fetched for it.
-	ended    control.Status
-	fetching []testbed.Request
+	// first is the status before the start, ended that when the container had ended,
+	// and fetching are all the requests until then: what it read is held against what
+	// was fetched for it.
+	first, ended control.Status
+	fetching     []testbed.Request
 }
 
 // The kinds of requests.
@@ -91,7 +92,7 @@ func (p places) kind(q *testbed.Request) string {
 func (o *outcome) values() map[string]float64 {
 	v := map[string]float64{
 		"s-line": o.Total, "s-pull": o.Pull, "s-create": o.Create, "s-run": o.Run,
-		"conns": float64(o.conns), "misses": float64(o.status.Fetch.Misses),
+		"conns": float64(o.conns), "misses": float64(o.status.Fetch.Misses - o.first.Fetch.Misses),
 	}
 	for _, kind := range []string{kindToken, kindManifest, kindConfig, kindTOC, kindData, kindOther} {
 		v[kind+"-requests"], v[kind+"-bytes"] = 0, 0
@@ -130,7 +131,7 @@ func (o *outcome) addAccount(v map[string]float64) {
 	}
 	v["needed-bytes"] = float64(read.Start.Needed)
 	v["fetched-per-needed"] = float64(fetched) / float64(read.Start.Needed)
-	v["demand-requests"] = float64(read.Requests["demand"])
+	v["demand-requests"] = float64(o.ended.Fetch.Requests["demand"] - o.first.Fetch.Requests["demand"])
 	v["late-reads"] = float64(read.Late)
 	v["unknown-reads"] = float64(read.Unknown)
 }

@@ -104,22 +104,31 @@ func learn(ctx context.Context, b *bench, tag, format string) (data control.Prof
 	return data, err
 }
 
-// exportProfile waits until the daemon has kept the only profile there is.
+// exportProfile gives the only profile there is, once the daemon has kept it.
 func exportProfile(ctx context.Context, r *run, format string) (control.ProfileData, error) {
+	manifest, err := learnt(ctx, r)
+	if err != nil {
+		return control.ProfileData{}, err
+	}
+	return r.client.ExportProfile(ctx, manifest, format)
+}
+
+// learnt waits until the daemon has kept a profile, and gives the digest of its image.
+func learnt(ctx context.Context, r *run) (manifest string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, learnWithin)
 	defer cancel()
 	for {
 		list, err := r.client.Profiles(ctx)
 		if err != nil {
-			return control.ProfileData{}, err
+			return "", err
 		}
 		if len(list) > 0 {
 			say(fmt.Sprintf("learnt: %d chunks, %d bytes, kept in %d bytes", list[0].Chunks, list[0].Bytes, list[0].Size))
-			return r.client.ExportProfile(ctx, list[0].Manifest, format)
+			return list[0].Manifest, nil
 		}
 		select {
 		case <-ctx.Done():
-			return control.ProfileData{}, fserr.Newf(fserr.NotExist, "learn", r.ref, "no profile was kept")
+			return "", fserr.Newf(fserr.NotExist, "learn", r.ref, "no profile was kept")
 		case <-time.After(100 * time.Millisecond):
 		}
 	}

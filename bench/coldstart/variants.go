@@ -40,6 +40,8 @@ func variants() []variant {
 		profiled("profile-single-ranges", true, singleBars()),
 		landmark(),
 		orderedProfile(),
+		updated("updated", "[profiles]\nuse = false\n", nil),
+		updated("updated-profile", "", profileBars()),
 	}
 }
 

@@ -21,25 +21,27 @@ type Profiles struct {
 
 // ProfileStats counts what profiles did since the catalog was made.
 type ProfileStats struct {
-	Runs     int64 // recorded and kept
-	Applied  int64 // attaches that a profile made requests for
-	Requests int64
-	Bytes    int64 // that those requests ask for
-	Unread   int64 // of those, what was not read until the start was over
+	Runs    int64 // recorded and kept
+	Applied int64 // attaches that a profile made requests for
+	// Inherited are those of Applied whose profile was that of another version.
+	Inherited int64
+	Requests  int64
+	Bytes     int64 // that those requests ask for
+	Unread    int64 // of those, what was not read until the start was over
 	// Late counts reads of chunks that the profile had asked for, and that had not
 	// come yet; Missed those of chunks that it had not asked for.
 	Late, Missed int64
 }
 
 type profileCounters struct {
-	runs, applied, requests, bytes, unread, late, missed atomic.Int64
+	runs, applied, inherited, requests, bytes, unread, late, missed atomic.Int64
 }
 
 // ProfileStats takes a snapshot.
 func (c *Catalog) ProfileStats() ProfileStats {
 	n := &c.profileStats
 	return ProfileStats{
-		Runs: n.runs.Load(), Applied: n.applied.Load(), Requests: n.requests.Load(), Bytes: n.bytes.Load(),
+		Runs: n.runs.Load(), Applied: n.applied.Load(), Inherited: n.inherited.Load(), Requests: n.requests.Load(), Bytes: n.bytes.Load(),
 		Unread: n.unread.Load(), Late: n.late.Load(), Missed: n.missed.Load(),
 	}
 }

@@ -28,7 +28,8 @@ import (
 // profiled is a node that does with profiles what it is told to.
 type profiled struct {
 	*node
-	stop func()
+	sched *fetch.Scheduler
+	stop  func()
 }
 
 func startProfiled(t testing.TB, dir string, what image.Profiles) *profiled {
@@ -47,7 +48,7 @@ func startProfiled(t testing.TB, dir string, what image.Profiles) *profiled {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &profiled{node: &node{c, store, dir}}
+	p := &profiled{sched: sched, node: &node{c, store, dir}}
 	stopped := false
 	p.stop = func() {
 		if stopped {
@@ -69,9 +70,10 @@ func startProfiled(t testing.TB, dir string, what image.Profiles) *profiled {
 // of it.
 type program struct {
 	*testreg.Registry
-	added testreg.Added
-	body  map[string]string
-	reads []string
+	layers []testreg.Layer
+	added  testreg.Added
+	body   map[string]string
+	reads  []string
 }
 
 func newProgram(t testing.TB) *program {
@@ -86,9 +88,8 @@ func newProgram(t testing.TB) *program {
 		}
 		return files
 	}
-	p.added = p.AddImage("app", "v1", testreg.Image{Layers: []testreg.Layer{
-		lazyLayer(t, layer("a", 100)...), gzipLayer(t, layer("b", 3)...), lazyLayer(t, layer("c", 100)...),
-	}})
+	p.layers = []testreg.Layer{lazyLayer(t, layer("a", 100)...), gzipLayer(t, layer("b", 3)...), lazyLayer(t, layer("c", 100)...)}
+	p.added = p.AddImage("app", "v1", testreg.Image{Layers: p.layers})
 	for _, i := range []int{70, 71, 72, 73, 10, 11, 12} {
 		p.reads = append(p.reads, fmt.Sprintf("c/%03d", i), fmt.Sprintf("a/%03d", i))
 	}

@@ -18,6 +18,7 @@ import (
 type asked struct {
 	c       *Catalog
 	profile *profile.Profile
+	before  *previous                       // nil: the profile is of the image itself
 	cost    map[estargz.Digest]profile.Cost // by layer
 
 	mu    sync.Mutex
@@ -40,13 +41,19 @@ func (c *Catalog) applyProfile(ctx context.Context, rec *imageRecord) *asked {
 	if fserr.Is(err, fserr.NotExist) && c.profiles.Referrers {
 		p, err = c.findProfile(ctx, rec)
 	}
+	var before *previous
+	if fserr.Is(err, fserr.NotExist) {
+		if before, err = c.previousProfile(ctx, rec); err == nil {
+			p = before.profile
+		}
+	}
 	if err != nil {
 		if !fserr.Is(err, fserr.NotExist) {
 			c.log.Warn("access profile not used", zap.String("image", rec.Ref), zap.Error(err))
 		}
 		return nil
 	}
-	a := &asked{c: c, profile: p, cost: map[estargz.Digest]profile.Cost{}, begun: map[int]bool{}, spans: map[int][]profile.Span{}}
+	a := &asked{c: c, profile: p, before: before, cost: map[estargz.Digest]profile.Cost{}, begun: map[int]bool{}, spans: map[int][]profile.Span{}}
 	a.share()
 	return a
 }
@@ -105,6 +112,9 @@ const (
 	// maxProfileFetch bounds what it has fetched of one layer, bytes, in case that
 	// what was recorded was no start: a copy of the whole image, say.
 	maxProfileFetch = 256 << 20
+	// newLayerRequests is how many requests it should make for a layer that it does not
+	// know.
+	newLayerRequests = 4
 	// maxRangesOf is how many ranges should come with one request at most, rangeGap
 	// how many bytes between two are worth fetching to save one of them.
 	maxRangesOf, rangeGap = 16, 16 << 10
@@ -146,9 +156,8 @@ func (a *asked) layer(n int, l *Layer) {
 		return
 	}
 	views := []profile.View{l.view()}
-	requests := a.cost[l.id.blob].Requests
-	cost := a.costOf(l)
-	plan := profile.Plan(a.profile.Of(l.id.blob).Resolve(views), views, cost)
+	cost, requests := a.costOf(l)
+	plan := profile.Plan(a.wants(l, views), views, cost)
 	if len(plan.Requests) == 0 {
 		return
 	}
@@ -170,6 +179,9 @@ func (a *asked) layer(n int, l *Layer) {
 	defer a.mu.Unlock()
 	if len(a.spans) == 0 {
 		st.applied.Add(1)
+		if a.before != nil {
+			st.inherited.Add(1)
+		}
 	}
 	a.spans[n] = spans
 	a.bytes += plan.Bytes
@@ -178,17 +190,29 @@ func (a *asked) layer(n int, l *Layer) {
 // costOf says what ranges of a layer cost. Where several can come with one request,
 // the ranges are what is few. Elsewhere each is a request, and what these cost was
 // learned.
-func (a *asked) costOf(l *Layer) profile.Cost {
-	cost := a.cost[l.id.blob]
+func (a *asked) costOf(l *Layer) (cost profile.Cost, requests int) {
+	cost, ok := a.cost[l.id.blob]
+	if !ok { // of another version of the image
+		cost = profile.Cost{Requests: newLayerRequests, Bytes: maxProfileFetch}
+	}
+	requests = cost.Requests
 	if l.bytes.TakesRanges() {
 		cost.Requests *= maxRangesOf
 		cost.Gap, cost.RoundTrip = rangeGap, profileRoundTrip
-		return cost
+		return cost, requests
 	}
 	if cost.RoundTrip, cost.Gap = l.bytes.Cost(); cost.RoundTrip == 0 {
 		cost.RoundTrip = profileRoundTrip
 	}
-	return cost
+	return cost, requests
+}
+
+// wants gives what the profile names of a layer, in order.
+func (a *asked) wants(l *Layer, views []profile.View) []profile.Want {
+	if a.before != nil && !a.before.profile.Has(l.id.blob) {
+		return a.before.wants(l)
+	}
+	return a.profile.Of(l.id.blob).Resolve(views)
 }
 
 // grouped puts ranges together, in their order, where there are more of them than

@@ -73,22 +73,53 @@ func (p *Profile) Of(blob estargz.Digest) *Profile {
 	return &part
 }
 
+// Has reports whether a profile tells of a blob.
+func (p *Profile) Has(blob estargz.Digest) bool {
+	return slices.ContainsFunc(p.Layers, func(l Layer) bool { return l.Digest == blob })
+}
+
+// Gone is the part of a profile that tells of other blobs than those given. Entries
+// keep their numbers: those that are not of it are in no layer that a view has, and
+// nothing is known of what they hold.
+func (p *Profile) Gone(kept map[estargz.Digest]bool) *Profile {
+	part := *p
+	part.Layers = slices.Clone(p.Layers)
+	part.Entries = slices.Clone(p.Entries)
+	for i := range part.Entries {
+		if e := &part.Entries[i]; kept[p.Layers[e.Layer].Digest] {
+			e.Short, e.Seen = 0, 0
+		}
+	}
+	for i := range part.Layers {
+		if kept[part.Layers[i].Digest] {
+			part.Layers[i] = Layer{}
+		}
+	}
+	return &part
+}
+
 // Resolve finds the entries of a profile among the chunks of views, in order, each
 // chunk once: by their places in the same blob, or, where the blob is another, by
 // what they hold. Entries that few runs read are left out, and so are those that
 // no view has.
 func (p *Profile) Resolve(views []View) []Want {
+	return p.ResolveElse(views, nil)
+}
+
+// ResolveElse is Resolve that asks other, if that is not nil, for what stands for an
+// entry that no view has.
+func (p *Profile) ResolveElse(views []View, other func(entry int) []Want) []Want {
 	var wants []Want
-	for _, l := range p.locate(views, false) {
+	for _, l := range p.locate(views, false, other) {
 		wants = append(wants, l.Want)
 	}
 	return wants
 }
 
 // Locate is Resolve for all entries, however few runs read them.
-func (p *Profile) Locate(views []View) []Located { return p.locate(views, true) }
+func (p *Profile) Locate(views []View) []Located { return p.locate(views, true, nil) }
 
-func (p *Profile) locate(views []View, all bool) []Located {
+func (p *Profile) locate(views []View, all bool, other func(entry int) []Want) []Located {
 	r := resolver{views: views, taken: map[Want]bool{}}
 	byLayer := make([]int, len(p.Layers))
 	for i, l := range p.Layers {
@@ -101,8 +132,11 @@ func (p *Profile) locate(views []View, all bool) []Located {
 		case !all && !p.Usual(e):
 		case byLayer[e.Layer] >= 0:
 			r.byPlace(byLayer[e.Layer], e.Place)
+		case r.byDigest(e.Short) || other == nil:
 		default:
-			r.byDigest(e.Short)
+			for _, w := range other(i) {
+				r.take(w)
+			}
 		}
 	}
 	return r.found
@@ -168,17 +202,20 @@ func (r *resolver) reaching(v *View, i uint32, pos int64) uint32 {
 	return i
 }
 
-func (r *resolver) byDigest(s Short) {
+// byDigest reports whether a view has what an entry held.
+func (r *resolver) byDigest(s Short) bool {
 	if s == 0 { // not known when it was read
-		return
+		return false
 	}
 	if r.digest == nil {
 		r.digest = map[Short]Want{}
 		r.index()
 	}
-	if w, ok := r.digest[s]; ok {
+	w, ok := r.digest[s]
+	if ok {
 		r.take(w)
 	}
+	return ok
 }
 
 func (r *resolver) index() {
