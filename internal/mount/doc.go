@@ -16,12 +16,19 @@
 // directories, link targets and pages for good, and to open files without
 // asking.
 //
+// Where the daemon is on the same host and has a host link (internal/hostlink), a
+// FUSE mount needs neither session nor table: hostMount answers the kernel from the
+// merged index, and the daemon writes what is read straight to the FUSE device.
+// device speaks the protocol, indexFront answers, reads holds what the daemon was
+// asked for and asks again.
+//
 // The v9fs backend gives the kernel's own 9p client one end of a socket pair
 // and relays the frames; see relay.go.
 //
 // The package is not the process that keeps mounts: that is internal/keeper.
 //
-// Locks: table.mu guards nodes and fids, session.mu the current connection,
-// Mount.mu is held while unmounting. None is held while another is taken or
+// Locks: table.mu guards nodes and fids, session.mu the current connection, reads.mu
+// what the daemon was asked for, Indexes.mu the indexes that are open; Mount.mu is
+// held while unmounting. None is held while another is taken or
 // while waiting for the server.
 package mount
