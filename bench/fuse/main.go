@@ -49,7 +49,7 @@ func main() {
 	flag.IntVar(&s.files, "files", 30_000, "files in the image")
 	flag.StringVar(&s.only, "only", "", "rows to measure, separated by commas; all by default")
 	flag.StringVar(&s.program, "program", "bin/nineply", "the nineply to start")
-	flag.StringVar(&s.config, "config", "", "configuration of the daemon, TOML text")
+	flag.StringVar(&s.config, "config", "[fetch]\nbackground = false\n", "configuration of the daemon, TOML text; by default it does nothing in the background")
 	flag.BoolVar(&s.memory, "memory", true, "measure the keeper's memory, too")
 	flag.BoolVar(&s.hold, "hold", false, "keep the mounts until interrupted instead of measuring")
 	flag.Parse()

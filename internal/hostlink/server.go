@@ -51,10 +51,8 @@ const (
 	ackAfter = 5 * time.Millisecond
 	// outHeader is in front of what is written to a FUSE device.
 	outHeader = 16
-	// longRead is the size in bytes beyond which reads are copied beside each other.
-	longRead = 64 << 10
 	// smallBuffer holds the answer to most reads.
-	smallBuffer = longRead + outHeader
+	smallBuffer = 64<<10 + outHeader
 )
 
 // Server answers keepers.
@@ -202,7 +200,7 @@ func (s *Server) serveConn(ctx context.Context, c *net.UnixConn) error {
 	if device == nil {
 		return errPacket
 	}
-	ses := &session{s: s, c: c, tree: &tree, device: device, fd: int(device.Fd()), waiting: make(chan struct{}, s.opts.MaxWaiting), long: make(chan Read, MaxBatch)}
+	ses := &session{s: s, c: c, tree: &tree, device: device, fd: int(device.Fd()), waiting: make(chan struct{}, s.opts.MaxWaiting)}
 	return errors.Join(ses.serve(ctx), device.Close())
 }
 
@@ -227,7 +225,6 @@ type session struct {
 	device  *os.File
 	fd      int
 	waiting chan struct{} // a token for each read that waits
-	long    chan Read     // longer than longRead, to be copied
 	wg      sync.WaitGroup
 
 	mu    sync.Mutex
@@ -235,37 +232,32 @@ type session struct {
 	timer *time.Timer
 }
 
-// serve takes requests until the connection ends.
+// serve takes requests with as many goroutines as can copy at once.
 func (ses *session) serve(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
-	copiers := max(1, min(runtime.GOMAXPROCS(0), 4))
-	for range copiers {
-		ses.wg.Add(1)
+	receivers := max(1, min(runtime.GOMAXPROCS(0), 4))
+	errs := make([]error, receivers)
+	var wg sync.WaitGroup
+	for i := range receivers {
+		wg.Add(1)
 		go func() {
-			defer ses.wg.Done()
-			for r := range ses.long {
-				if ses.answer(ctx, r) != nil {
-					_ = ses.c.Close() // ends the session
-				}
-			}
+			defer wg.Done()
+			errs[i] = ses.take(ctx)
+			_ = ses.c.Close() // ends the others
 		}()
 	}
-	err := ses.take(ctx)
-	_ = ses.c.Close() // ends what is being sent
+	wg.Wait()
 	cancel()
-	close(ses.long)
 	ses.wg.Wait()
 	ses.mu.Lock()
 	if ses.timer != nil {
 		ses.timer.Stop()
 	}
 	ses.mu.Unlock()
-	return err
+	return errs[0]
 }
 
-// take answers what comes until the connection ends: what is short itself, because
-// handing it on takes longer than copying, and has what is long copied by others,
-// several at once.
+// take answers what comes until the connection ends.
 func (ses *session) take(ctx context.Context) error {
 	buf := make([]byte, MaxBatch*readSize)
 	reads := make([]Read, 0, MaxBatch)
@@ -278,9 +270,7 @@ func (ses *session) take(ctx context.Context) error {
 			return err
 		}
 		for _, r := range reads {
-			if r.Size > longRead {
-				ses.long <- r
-			} else if err := ses.answer(ctx, r); err != nil {
+			if err := ses.answer(ctx, r); err != nil {
 				return err
 			}
 		}

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/nineply/nineply/chunkstore"
 	"github.com/nineply/nineply/estargz"
@@ -266,6 +267,23 @@ func TestFillLeavesNothing(t *testing.T) {
 		left, err := os.ReadDir(fill)
 		return err == nil && len(left) == 0
 	})
+}
+
+// TestFillForgetsOldState: what nobody went on with for long is removed.
+func TestFillForgetsOldState(t *testing.T) {
+	layer, _ := bigLayer(t)
+	h := fillHalf(t, layer, 4, false)
+	files, err := filepath.Glob(filepath.Join(h.dir, "index", "fill", "*.entries"))
+	if err != nil || len(files) != 1 {
+		t.Fatal(files, err)
+	}
+	old := time.Now().Add(-30 * 24 * time.Hour)
+	if err := os.Chtimes(files[0], old, old); err != nil {
+		t.Fatal(err)
+	}
+	if got := h.goOn(t); got < h.layer.Size {
+		t.Errorf("%d of %d bytes were asked for: it went on from what was old", got, h.layer.Size)
+	}
 }
 
 // TestVerifiedOnce: an image that is removed and pulled again is not read again, since

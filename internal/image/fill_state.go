@@ -199,10 +199,13 @@ func (c *Catalog) loadCheckpoint(ctx context.Context, id layerID) *checkpoint {
 	return p
 }
 
+// stateLasts is how long it is remembered how far a layer was read that nobody wants.
+const stateLasts = 7 * 24 * time.Hour
+
 // prune removes what is left of layers that are read no more: by a process that died
 // between two steps, or by one that compared.
 func (f *filler) prune(ctx context.Context) error {
-	keep := map[string]bool{}
+	keep := map[string]layerID{}
 	var done []layerID
 	err := f.c.records.Walk(ctx, keyFillState, func(key string, _ []byte) error {
 		id, err := parseLayerID(key[len(keyFillState):])
@@ -214,7 +217,7 @@ func (f *filler) prune(ctx context.Context) error {
 			done = append(done, id)
 			return nil
 		}
-		keep[filepath.Base(f.c.spoolPath(id))] = true
+		keep[filepath.Base(f.c.spoolPath(id))] = id
 		return nil
 	})
 	if err != nil {
@@ -231,10 +234,17 @@ func (f *filler) prune(ctx context.Context) error {
 		return fmt.Errorf("entries: %w", err)
 	}
 	for _, e := range entries {
-		if keep[e.Name()] {
+		id, ok := keep[e.Name()]
+		st, err := e.Info()
+		if err == nil && ok && time.Since(st.ModTime()) < stateLasts {
 			continue
 		}
-		if err := os.Remove(filepath.Join(dir, e.Name())); err != nil {
+		if ok {
+			err = f.clear(ctx, id)
+		} else {
+			err = os.Remove(filepath.Join(dir, e.Name()))
+		}
+		if err != nil {
 			return fmt.Errorf("entries: %w", err)
 		}
 	}

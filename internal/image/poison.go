@@ -229,7 +229,14 @@ func (c *Catalog) forget(ctx context.Context, rec *chainRecord) error {
 		return err
 	}
 	f := c.fill
-	if f.stillWanted(ctx, id) {
+	var v verdict
+	if err := c.load(ctx, keyFill+id.String(), &v); err != nil && !fserr.Is(err, fserr.NotExist) {
+		return err
+	}
+	f.mu.Lock()
+	held := f.jobs[id] != nil || f.wrong[id] != "" || v.Wrong != ""
+	f.mu.Unlock()
+	if !held || f.stillWanted(ctx, id) { // the first is quick, when many chains are removed
 		return nil
 	}
 	f.mu.Lock()
@@ -241,8 +248,7 @@ func (c *Catalog) forget(ctx context.Context, rec *chainRecord) error {
 	}
 	delete(f.wrong, id)
 	f.mu.Unlock()
-	var v verdict
-	if err := c.load(ctx, keyFill+id.String(), &v); err == nil && v.Wrong != "" {
+	if v.Wrong != "" {
 		c.mu.Lock()
 		if l := c.layers[id]; l != nil {
 			l.verdict.Store(nil)
