@@ -24,7 +24,6 @@ declare -A areas=(
 	[convert]=bench/convert
 	[coldstart]=bench/coldstart
 	[throughput]=bench/throughput
-	[memory]=bench/memory
 	[fuse]=bench/fuse
 	[ninep]=bench/ninep
 )

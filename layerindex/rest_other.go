@@ -1,5 +1,0 @@
-//go:build !unix
-
-package layerindex
-
-func rest([]byte) {} // no mapping
