@@ -256,3 +256,35 @@ func TestServeEnds(t *testing.T) {
 		t.Errorf("Serve after Close = %v", err)
 	}
 }
+
+// A client that has shut down its side gets what it asked for, as far as it is at
+// hand; what would have to be waited for is given up.
+func TestHalfClosedConnection(t *testing.T) {
+	e, g := remote(t)
+	s := serve(t, e, p9server.Options{})
+	nc := s.dial()
+	c := p9test.NewClient(t, nc)
+	c.Start("8192", "")
+	openRemote(c)
+	c.SendBytes(encode(t, "Tread tag=1 fid=1 count=4", "Tclunk tag=2 fid=9", "Tflush tag=3 oldtag=7"))
+	half, ok := nc.(interface{ CloseWrite() error })
+	if !ok {
+		t.Fatalf("%T cannot be closed by halves", nc)
+	}
+	<-g.Entered
+	if err := half.CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	c.Expect("Rlerror tag=2 ecode=9")
+	c.Expect("Rflush tag=3")
+	c.Expect("EOF")
+	if err := <-g.Left; err == nil {
+		t.Error("the read was not cancelled")
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if got := s.Stats(); got.Outstanding != 0 || got.FIDs != 0 || got.Attaches != 0 || got.Violations != 0 || e.Attached() != 0 {
+		t.Errorf("left behind: %+v", got)
+	}
+}
