@@ -158,12 +158,15 @@ func (h *history) record(ctx context.Context, i int, data []byte) error {
 	return nil
 }
 
-// evict makes sure of what is left in a run without faults only.
+// evict makes sure of what is left in a run without faults, if that is known; else
+// of what is left in this one, once it is done.
 func (h *history) evict(ctx context.Context, what func() (int64, error)) error {
 	if err := h.sync(ctx); err != nil {
 		return err
 	}
-	if n := len(h.seen); n < len(h.left) {
+	if n := len(h.seen); h.left == nil {
+		clear(h.sure)
+	} else if n < len(h.left) {
 		maps.DeleteFunc(h.sure, func(i int, _ bool) bool { return !h.left[n][i] })
 	}
 	if _, err := what(); err != nil {
@@ -176,6 +179,9 @@ func (h *history) evict(ctx context.Context, what func() (int64, error)) error {
 		}
 	}
 	h.seen = append(h.seen, left)
+	if h.left == nil && h.limit == 0 {
+		maps.Copy(h.sure, left)
+	}
 	return nil
 }
 
