@@ -58,7 +58,7 @@ func (a *app) printStatus(st control.Status) error {
 	}
 	t.row("cache", fmt.Sprintf("%s %s, %d chunks, %s evicted", bytesText(st.Cache.Bytes), limit, st.Cache.Chunks, bytesText(st.Cache.Evicted)))
 	f := st.Fetch
-	t.row("fetched", fmt.Sprintf("%s on demand, %s ahead of readers, %s tables of contents, %s whole layers", bytesText(f.Bytes["demand"]), bytesText(f.Bytes["prefetch"]+f.Bytes["background"]), bytesText(f.TOC), bytesText(f.Whole)))
+	t.row("fetched", fmt.Sprintf("%s on demand, %s ahead of readers, %s in the background, %s tables of contents, %s whole layers", bytesText(f.Bytes["demand"]), bytesText(f.Bytes["prefetch"]), bytesText(f.Bytes["background"]), bytesText(f.TOC), bytesText(f.Whole)))
 	t.row("reads", fmt.Sprintf("%d chunk hits, %d misses, %d chunks failed verification", f.Hits, f.Misses, f.Corrupt+int64(st.Cache.Corrupt)))
 	if st.KeeperError != "" {
 		t.row("keeper", st.KeeperError)
