@@ -24,6 +24,7 @@ declare -A areas=(
 	[convert]=bench/convert
 	[coldstart]=bench/coldstart
 	[throughput]=bench/throughput
+	[memory]=bench/memory
 	[fuse]=bench/fuse
 	[ninep]=bench/ninep
 )

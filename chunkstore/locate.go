@@ -225,6 +225,11 @@ func (s *Store) commit(list map[Digest]Loc) error {
 			delete(s.pending, d)
 		}
 	}
+	if len(s.pending) < len(list)/4 { // a map never shrinks by itself
+		small := make(map[Digest]Loc, len(s.pending))
+		maps.Copy(small, s.pending)
+		s.pending = small
+	}
 	s.pendingMu.Unlock()
 	return s.db.sync()
 }

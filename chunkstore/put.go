@@ -215,6 +215,10 @@ func (s *Store) closeActive(ctx context.Context) error {
 	return nil // a segment that could not be sealed can be evicted from, too
 }
 
+// maxRecords is how many records go into one segment, however small they are: until
+// it is sealed, what is known of them is in memory.
+const maxRecords = 1 << 15
+
 // candidate gives the segment a record of this payload would go to, nil if to a
 // new one, and the bytes it would add to the charge. A record larger than a
 // segment gets one for itself.
@@ -225,7 +229,7 @@ func (s *Store) candidate(payload int64) (*segment, int64) {
 	}
 	if g != nil {
 		charge := chargeWith(g.dataEnd+recordSize(payload), len(g.entries)+1)
-		if len(g.entries) == 0 || charge <= s.opt.SegmentBytes {
+		if len(g.entries) == 0 || charge <= s.opt.SegmentBytes && len(g.entries) < maxRecords {
 			return g, charge - g.charge.Load()
 		}
 	}

@@ -51,6 +51,7 @@ func Run(ctx context.Context, o Options) (err error) {
 			return err
 		}
 	}
+	tuneMemory()
 	p := &parts{cfg: o.Config, log: log}
 	defer func() { err = errors.Join(err, p.close()) }()
 	// The parts outlive ctx: they are closed one by one, in order, after it.
@@ -180,6 +181,7 @@ func (p *parts) serve(ctx context.Context) error {
 		}
 		g.Go(func() error { return ended(ctx, serve(ctx, ln)) })
 	}
+	g.Go(func() error { p.tendMemory(ctx); return nil })
 	if ctx.Err() == nil {
 		p.log.Info("serving", zap.Strings("9p", p.cfg.Listen.NineP), zap.String("control", p.cfg.Listen.Control), zap.Int("pid", os.Getpid()))
 		if _, err := sysd.SdNotify(false, sysd.SdNotifyReady); err != nil {

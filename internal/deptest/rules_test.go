@@ -54,6 +54,8 @@ var allowed = map[string][]string{
 	"bench/convert/write":        {"estargz"},
 	"bench/record":               {},
 	"bench/tables":               {},
+	"bench/generated":            {"estargz", "internal/source", "internal/source/registry"},
+	"bench/memory":               {"bench/generated", "estargz", "internal/control", "internal/p9client", "internal/source/registry", "internal/testbed"},
 	"bench/throughput":           {"chunkstore", "estargz", "layerindex", "internal/fetch", "internal/source", "internal/source/registry", "internal/testbed"},
 	"bench/ninep":                {"chunkstore", "estargz", "layerindex", "internal/fetch", "internal/image", "internal/source/layout", "p9server"},
 	"bench/coldstart":            {"internal/coldstart", "internal/config", "internal/control", "internal/convert", "internal/daemon", "internal/demoimage", "internal/fserr", "internal/netshape", "internal/profile", "internal/source", "internal/testbed", "estargz"},

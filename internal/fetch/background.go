@@ -203,7 +203,7 @@ func (l *Layer) readSteps(ctx context.Context, r *run, p []byte) (n int, err err
 // Keep gives the store the payload of chunk i, if it has not got it. A layer that learns
 // its digests learns this one.
 func (l *Layer) Keep(ctx context.Context, i uint32, payload chunkstore.Verified) error {
-	if int64(i) >= int64(len(l.locs)) {
+	if int64(i) >= int64(l.places.n) {
 		return fserr.Newf(fserr.Internal, "keep", l.name, "no chunk %d", i)
 	}
 	c, _ := l.chunks.Chunk(i)
@@ -221,7 +221,7 @@ func (l *Layer) Keep(ctx context.Context, i uint32, payload chunkstore.Verified)
 	if l.learner != nil {
 		l.learner.Learn(i, d)
 	}
-	l.locs[i].Store(uint64(loc))
+	l.places.set(i, loc)
 	return nil
 }
 

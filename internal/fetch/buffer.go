@@ -13,8 +13,8 @@ import (
 // to, at a time: for demands, and again for everything else, so that a reader who
 // waits never waits for memory that others hold. What needs more than that is alone.
 const (
-	packedRoom   = 24 << 20
-	unpackedRoom = 16 << 20
+	packedRoom   = 16 << 20
+	unpackedRoom = 12 << 20
 )
 
 // memory lends buffers to runs, within bounds.
@@ -76,38 +76,44 @@ func (b *buffer) release() {
 	b.room.Release(b.weight)
 }
 
-// Sizes of the buffers that are kept: powers of two.
+// Sizes of the buffers that are kept: four in each doubling, from 16 KiB to 8 MiB.
 const (
-	smallestBuffer = 14 // 16 KiB
-	largestBuffer  = 23 // 8 MiB
+	smallestBuffer = 14
+	largestBuffer  = 23
+	bufferSizes    = (largestBuffer - smallestBuffer) * 4
 )
 
 // bufferPool keeps buffers that are not in use, until the collector takes them.
-type bufferPool [largestBuffer - smallestBuffer + 1]sync.Pool
+type bufferPool [bufferSizes + 1]sync.Pool
 
-// class is the number of the pool for n bytes, beyond the last if there is none.
-func (*bufferPool) class(n int) int { return max(0, bits.Len(uint(max(n, 1)-1))-smallestBuffer) }
+// size is the number and the length of the smallest buffers that n bytes fit into;
+// the number is that of no pool if they are not kept.
+func (*bufferPool) size(n int) (number, length int) {
+	if n <= 1<<smallestBuffer {
+		return 0, 1 << smallestBuffer
+	}
+	shift := bits.Len(uint(n-1)) - 3 // of a quarter of the doubling that n is in
+	quarters := (n-1)>>shift + 1     // 5 to 8
+	return (shift-smallestBuffer+2)*4 + quarters - 4, quarters << shift
+}
 
 // get gives a buffer of n bytes with one user.
 func (f *bufferPool) get(n int, room *semaphore.Weighted, weight int64) *buffer {
 	b := &buffer{free: f, room: room, weight: weight}
 	b.users.Store(1)
-	k := f.class(n)
-	switch {
-	case k >= len(f):
+	k, length := f.size(n)
+	if k >= len(f) {
 		b.p = make([]byte, n)
-	default:
-		if p, ok := f[k].Get().(*[]byte); ok {
-			b.p = (*p)[:n]
-		} else {
-			b.p = make([]byte, n, 1<<(k+smallestBuffer))
-		}
+	} else if p, ok := f[k].Get().(*[]byte); ok {
+		b.p = (*p)[:n]
+	} else {
+		b.p = make([]byte, n, length)
 	}
 	return b
 }
 
 func (f *bufferPool) put(p []byte) {
-	if k := f.class(cap(p)); k < len(f) && cap(p) == 1<<(k+smallestBuffer) {
+	if k, length := f.size(cap(p)); k < len(f) && cap(p) == length {
 		f[k].Put(&p)
 	}
 }

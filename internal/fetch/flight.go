@@ -37,7 +37,7 @@ func (s *Scheduler) joinLocked(l *Layer, i uint32, c estargz.Chunk, unreadable b
 	f := s.flights[c.Digest]
 	if f == nil {
 		if unreadable {
-			l.locs[i].Store(0)
+			l.places.forget(i, 0)
 		} else if l.find(i, c.Digest) {
 			return nil, nil
 		}

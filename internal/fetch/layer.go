@@ -28,7 +28,7 @@ type Layer struct {
 	streamer Streamer // nil: the blob can be read in ranges
 	chunks   ChunkMap
 
-	locs    []atomic.Uint64 // chunk number to chunkstore.Loc; 0: not known to be local
+	places  places
 	traffic traffic
 	worth   atomic.Int64 // bytes that take as long as one more request; 0: not known
 	streams readAhead
@@ -39,7 +39,7 @@ type Layer struct {
 // NewLayer binds a layer's chunk list to its source. name says in errors which
 // image and blob this is.
 func (s *Scheduler) NewLayer(name string, blob source.Blob, chunks ChunkMap) *Layer {
-	l := &Layer{s: s, name: name, blob: blob, chunks: chunks, locs: make([]atomic.Uint64, chunks.NumChunks())}
+	l := &Layer{s: s, name: name, blob: blob, chunks: chunks, places: newPlaces(chunks.NumChunks())}
 	l.learn()
 	return l
 }
@@ -78,12 +78,12 @@ func (s *Scheduler) NewLearnedLayer(name string, blob source.Blob, spans Spans, 
 // Local counts the chunks that are known to be in the store, or need not be, and
 // all chunks.
 func (l *Layer) Local() (local, total int) {
-	for i := range l.locs {
+	for i := range l.places.n {
 		if l.present(uint32(i)) || l.isHole(uint32(i)) {
 			local++
 		}
 	}
-	return local, len(l.locs)
+	return local, l.places.n
 }
 
 // TryRead copies part of chunk i, from off on, if the store has it. It does not
@@ -102,13 +102,14 @@ func (l *Layer) TryRead(i uint32, p []byte, off int64) (int, bool) {
 	// A cached place may have been evicted and the chunk stored again elsewhere,
 	// so a place that fails is looked up anew once.
 	for range 2 {
-		loc := chunkstore.Loc(l.locs[i].Load())
+		loc := l.places.get(i)
 		cached := loc != 0
 		if !cached {
 			if loc, ok = l.s.store.Locate(chunkstore.Digest(c.Digest)); !ok {
+				l.places.forget(i, 0)
 				return 0, false
 			}
-			l.locs[i].Store(uint64(loc))
+			l.places.set(i, loc)
 		}
 		n, err := l.s.store.ReadAt(loc, chunkstore.Digest(c.Digest), p, off)
 		if err == nil {
@@ -116,7 +117,7 @@ func (l *Layer) TryRead(i uint32, p []byte, off int64) (int, bool) {
 			l.advance(i, false)
 			return n, true
 		}
-		l.locs[i].CompareAndSwap(uint64(loc), 0)
+		l.places.forget(i, loc)
 		if !cached {
 			return 0, false
 		}
@@ -156,7 +157,7 @@ func (l *Layer) Read(ctx context.Context, i uint32, p []byte, off int64) (int, e
 }
 
 // present reports whether chunk i is known to be local, without a lookup.
-func (l *Layer) present(i uint32) bool { return l.locs[i].Load() != 0 }
+func (l *Layer) present(i uint32) bool { return l.places.has(i) }
 
 // isHole reports whether chunk i is one that nobody has to fetch.
 func (l *Layer) isHole(i uint32) bool {
@@ -193,7 +194,7 @@ func (l *Layer) find(i uint32, d estargz.Digest) bool {
 	}
 	loc, ok := l.s.store.Locate(chunkstore.Digest(d))
 	if ok {
-		l.locs[i].Store(uint64(loc))
+		l.places.set(i, loc)
 	}
 	return ok
 }
@@ -211,5 +212,5 @@ func (l *Layer) store(s *Scheduler, number uint32, v chunkstore.Verified) {
 	if l.learner != nil {
 		l.learner.Learn(number, estargz.Digest(v.Digest()))
 	}
-	l.locs[number].Store(uint64(loc))
+	l.places.set(number, loc)
 }
