@@ -48,21 +48,22 @@ type hand struct{ segment, unit uint32 }
 func (s *Store) sweepAll(stop func() bool, want int64) int64 {
 	freed := int64(0)
 	for kind := range sweepKinds {
-		spared := 0
+		spared, quota := 0, int64(0)
+		if kind == sweepProbation {
+			quota = s.onProbation() - s.probationQuota() // that may be taken or proven
+		}
 		for _, g := range s.fromHand(kind) {
-			if freed >= want || stop() || kind != sweepAny && spared > maxSpared {
-				break
-			}
-			if kind == sweepProbation && s.onProbation() <= s.probationQuota() {
+			if freed >= want || stop() || kind != sweepAny && spared > maxSpared || kind == sweepProbation && quota <= 0 {
 				break
 			}
 			if g.passesOver(kind) {
 				*s.handOf(kind) = hand{segment: g.id + 1}
 				continue
 			}
-			before := g.charge.Load()
+			before, unproven := g.charge.Load(), g.onProbation()
 			spared += s.sweep(g, want-freed, kind)
 			freed += before - g.charge.Load()
+			quota -= unproven - g.onProbation()
 		}
 	}
 	s.count.evictedBytes.Add(freed)

@@ -51,8 +51,10 @@ const (
 	ackAfter = 5 * time.Millisecond
 	// outHeader is in front of what is written to a FUSE device.
 	outHeader = 16
+	// longRead is the size in bytes beyond which reads are copied beside each other.
+	longRead = 64 << 10
 	// smallBuffer holds the answer to most reads.
-	smallBuffer = 64<<10 + outHeader
+	smallBuffer = longRead + outHeader
 )
 
 // Server answers keepers.
@@ -200,7 +202,7 @@ func (s *Server) serveConn(ctx context.Context, c *net.UnixConn) error {
 	if device == nil {
 		return errPacket
 	}
-	ses := &session{s: s, c: c, tree: &tree, device: device, fd: int(device.Fd()), waiting: make(chan struct{}, s.opts.MaxWaiting)}
+	ses := &session{s: s, c: c, tree: &tree, device: device, fd: int(device.Fd()), waiting: make(chan struct{}, s.opts.MaxWaiting), long: make(chan Read, MaxBatch)}
 	return errors.Join(ses.serve(ctx), device.Close())
 }
 
@@ -225,6 +227,7 @@ type session struct {
 	device  *os.File
 	fd      int
 	waiting chan struct{} // a token for each read that waits
+	long    chan Read     // longer than longRead, to be copied
 	wg      sync.WaitGroup
 
 	mu    sync.Mutex
@@ -232,32 +235,37 @@ type session struct {
 	timer *time.Timer
 }
 
-// serve takes requests with as many goroutines as can copy at once.
+// serve takes requests until the connection ends.
 func (ses *session) serve(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
-	receivers := max(1, min(runtime.GOMAXPROCS(0), 4))
-	errs := make([]error, receivers)
-	var wg sync.WaitGroup
-	for i := range receivers {
-		wg.Add(1)
+	copiers := max(1, min(runtime.GOMAXPROCS(0), 4))
+	for range copiers {
+		ses.wg.Add(1)
 		go func() {
-			defer wg.Done()
-			errs[i] = ses.take(ctx)
-			_ = ses.c.Close() // ends the others
+			defer ses.wg.Done()
+			for r := range ses.long {
+				if ses.answer(ctx, r) != nil {
+					_ = ses.c.Close() // ends the session
+				}
+			}
 		}()
 	}
-	wg.Wait()
+	err := ses.take(ctx)
+	_ = ses.c.Close() // ends what is being sent
 	cancel()
+	close(ses.long)
 	ses.wg.Wait()
 	ses.mu.Lock()
 	if ses.timer != nil {
 		ses.timer.Stop()
 	}
 	ses.mu.Unlock()
-	return errs[0]
+	return err
 }
 
-// take answers what comes until the connection ends.
+// take answers what comes until the connection ends: what is short itself, because
+// handing it on takes longer than copying, and has what is long copied by others,
+// several at once.
 func (ses *session) take(ctx context.Context) error {
 	buf := make([]byte, MaxBatch*readSize)
 	reads := make([]Read, 0, MaxBatch)
@@ -270,7 +278,9 @@ func (ses *session) take(ctx context.Context) error {
 			return err
 		}
 		for _, r := range reads {
-			if err := ses.answer(ctx, r); err != nil {
+			if r.Size > longRead {
+				ses.long <- r
+			} else if err := ses.answer(ctx, r); err != nil {
 				return err
 			}
 		}

@@ -65,7 +65,7 @@ func newHostMount(ctx context.Context, target string, opts *Options) (*hostMount
 	}
 	m.id = deviceOf(target)
 	if opts.ReadAhead > 0 {
-		if err := setReadAhead(m.id, max(opts.ReadAhead, hostReadAhead)); err != nil {
+		if err := setReadAhead(m.id, opts.ReadAhead); err != nil {
 			m.log.Debug("read-ahead left at the kernel's default", zap.String("target", target), zap.Error(err))
 		}
 	}
@@ -74,10 +74,6 @@ func newHostMount(ctx context.Context, target string, opts *Options) (*hostMount
 	go m.supervise(link)
 	return m, nil
 }
-
-// hostReadAhead is how far the kernel reads ahead at least: four reads of the
-// largest size, so that there is always one under way.
-const hostReadAhead = 4 * maxHostRead
 
 // firstAttach attaches. It waits for the daemon as the options say, and tells a
 // daemon without a host link from one that is not there.
