@@ -62,7 +62,8 @@ type WriterOptions struct {
 	ChunkSize int64
 	// MinMemberSize is the uncompressed size in bytes up to which files smaller
 	// than it share a member, with their neighbours in the tar: of the directory, or
-	// of the list of those that come first. 0 means DefaultMinMemberSize or
+	// of the list of those that come first. A member that is an eighth full ends
+	// where the directory does. 0 means DefaultMinMemberSize or
 	// DefaultZstdMemberSize. -1 gives every file a member of its own, as
 	// DialectContainers always does.
 	MinMemberSize int64

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"path"
 	"slices"
 
 	"github.com/nineply/nineply/internal/fserr"
@@ -23,6 +24,10 @@ const (
 	// batchSize is how much is packed in one go, bytes: enough to keep the workers
 	// from waiting for each other.
 	batchSize = 1 << 20
+	// dirShare: a member that is full by this part ends where a directory does. What
+	// an update changes are whole directories, and a member that has files of others
+	// is fetched for theirs in vain.
+	dirShare = 8
 	// maxExpansion is the largest sparse file that is written out, bytes.
 	maxExpansion = 64 << 30
 )
@@ -34,7 +39,8 @@ type packer struct {
 	ctx   context.Context // of one run
 	split *tarSplit       // nil: none is made
 	cur   *batch
-	tail  int // length of cur.data after the last payload of its last member
+	tail  int    // length of cur.data after the last payload of its last member
+	dir   string // of the last payload
 	check checker
 	sum   hash.Hash // of a file of several chunks
 }
@@ -227,8 +233,12 @@ func (p *packer) payload(rec record, it *item, e *Entry) error {
 // joins says whether a payload goes into the member that is being filled. The
 // landmarks never do: what is before them is a range of its own.
 func (p *packer) joins(name string, size int64) bool {
-	return p.cur.last().payload && size < p.opts.MinMemberSize &&
-		int64(p.cur.filled()) < p.opts.MinMemberSize && !isLandmark(name)
+	most, dir := p.opts.MinMemberSize, path.Dir(name)
+	if dir != p.dir {
+		most /= dirShare
+	}
+	p.dir = dir
+	return p.cur.last().payload && size < p.opts.MinMemberSize && int64(p.cur.filled()) < most && !isLandmark(name)
 }
 
 // chunk reads the bytes of rec, one chunk of a file of the given size.

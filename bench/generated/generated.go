@@ -21,7 +21,6 @@ import (
 
 	"github.com/nineply/nineply/estargz"
 	"github.com/nineply/nineply/internal/source"
-	"github.com/nineply/nineply/internal/source/registry"
 )
 
 // File is one file of an image: its path without a leading slash, its size in bytes,
@@ -32,9 +31,14 @@ type File struct {
 	Number uint64
 }
 
-// Push makes an image of one layer, packed as o says, and puts it into a registry. It
-// gives the layer's descriptor.
-func Push(ctx context.Context, r *registry.Registry, ref string, files []File, o estargz.WriterOptions) (ocispec.Descriptor, error) {
+// Target is where images are put.
+type Target interface {
+	Pusher(ctx context.Context, ref string) (source.Pusher, error)
+}
+
+// Push makes an image of one layer, packed as o says, and puts it into a registry or a
+// layout. It gives the layer's descriptor.
+func Push(ctx context.Context, r Target, ref string, files []File, o estargz.WriterOptions) (ocispec.Descriptor, error) {
 	to, err := r.Pusher(ctx, ref)
 	if err != nil {
 		return ocispec.Descriptor{}, err
