@@ -2,12 +2,12 @@
 //
 // A table stands between two marks and is replaced as a whole:
 //
-//	<!-- bench:AREA [PREFIX] -->
+//	<!-- bench:AREA [PREFIX] [of UNIT...] -->
 //	...
 //	<!-- /bench -->
 //
-// It has the lines of bench/results/AREA.jsonl whose names begin with PREFIX, and says
-// which command made them. An area without results keeps the table that is there.
+// It has the lines of bench/results/AREA.jsonl whose names begin with PREFIX, and of them
+// those with the units that are named, and says which command made them. An area without results keeps the table that is there.
 //
 //	go run ./bench/tables [-check] [-results DIR] DOCUMENT...
 //
@@ -25,6 +25,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -119,6 +120,8 @@ func fill(text, results string) (string, error) {
 
 // tableOf makes the table of an area and a prefix of names.
 func tableOf(spec, results string) (string, error) {
+	spec, list, some := strings.Cut(spec, " of ")
+	units := strings.Fields(list)
 	area, prefix, _ := strings.Cut(spec, " ")
 	text, err := os.ReadFile(filepath.Join(results, area+".jsonl"))
 	if err != nil {
@@ -142,14 +145,14 @@ func tableOf(spec, results string) (string, error) {
 			return "", fmt.Errorf("the results of %s: %w", area, err)
 		}
 		name := strings.TrimPrefix(m.Name, area+"/")
-		if !strings.HasPrefix(name, prefix) {
+		if !strings.HasPrefix(name, prefix) || some && !slices.Contains(units, m.Unit) {
 			continue
 		}
 		rows++
 		fmt.Fprintf(&t, "| %s | %s | %s | %s | %s | %d | %s |\n", name, number(m.Value), m.Unit, number(m.Min), number(m.Max), m.N, bar(m))
 	}
 	if rows == 0 {
-		return "", fmt.Errorf("no result of %s begins with %q", area, prefix)
+		return "", fmt.Errorf("no result of %s begins with %q and has one of the units %q", area, prefix, units)
 	}
 	return t.String(), lines.Err()
 }

@@ -29,6 +29,8 @@ func TestFill(t *testing.T) {
 	for name, tt := range map[string]struct{ in, want string }{
 		"all":            {doc("read", "old\n"), doc("read", head+strings.Join(rows, ""))},
 		"a prefix":       {doc("read 4k/", ""), doc("read 4k/", head+rows[0])},
+		"a unit":         {doc("read of x y", ""), doc("read of x y", head+rows[2])},
+		"both":           {doc("read 4k of ns", ""), doc("read 4k of ns", head+rows[0])},
 		"no results":     {doc("none", "kept\n"), doc("none", "kept\n")},
 		"no tables":      {"text", "text"},
 		"several tables": {doc("read 1M", "") + doc("read oth", ""), doc("read 1M", head+rows[1]) + doc("read oth", head+rows[2])},
