@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 
+	"github.com/dgraph-io/badger/v4"
 	"github.com/dgraph-io/badger/v4/fb"
 	"github.com/dgraph-io/badger/v4/table"
 )
@@ -20,25 +22,54 @@ import (
 //
 // where lengths are 4 bytes, big-endian, a checksum is a protobuf message, and
 // each block ends in a checksum and its length, too.
+//
+// Only those are checked that the manifest lists. A table that it does not list is
+// one that a process was writing when it was killed, and may have any bytes: badger
+// removes it unseen.
 
 var errDamagedTable = errors.New("damaged table")
 
-// checkTables checks the tables in dir and gives the set of their numbers.
+// listedTables gives the numbers of the tables that are part of the database.
+func listedTables(dir string) (ids map[uint64]badger.TableManifest, err error) {
+	f, err := os.Open(filepath.Join(dir, badger.ManifestFilename))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil // a new one
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	m, _, err := badger.ReplayManifestFile(f, 0, badger.DefaultOptions(dir).WithLogger(nil))
+	if err != nil {
+		return nil, fmt.Errorf("manifest: %w", err)
+	}
+	return m.Tables, nil
+}
+
+// checkTables checks the tables in dir that are part of the database, and gives the
+// numbers of all that are there.
 func checkTables(dir string) (map[uint64]bool, error) {
+	listed, err := listedTables(dir)
+	if err != nil {
+		return nil, err
+	}
 	names, err := filepath.Glob(filepath.Join(dir, "*.sst"))
 	if err != nil {
 		return nil, err
 	}
 	ids := make(map[uint64]bool, len(names))
 	for _, name := range names {
-		if err := checkTable(name); err != nil {
-			return nil, fmt.Errorf("%s: %w", name, err)
-		}
 		id, ok := table.ParseFileID(name)
 		if !ok {
 			return nil, fmt.Errorf("%s: %w", name, errDamagedTable)
 		}
 		ids[id] = true
+		if _, ok := listed[id]; !ok {
+			continue
+		}
+		if err := checkTable(name); err != nil {
+			return nil, fmt.Errorf("%s: %w", name, err)
+		}
 	}
 	return ids, nil
 }
