@@ -2,9 +2,7 @@ package main
 
 import (
 	"archive/tar"
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -13,13 +11,10 @@ import (
 	"path/filepath"
 	"time"
 
-	digest "github.com/opencontainers/go-digest"
-	"github.com/opencontainers/image-spec/specs-go"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
 
+	"github.com/nineply/nineply/bench/generated"
 	"github.com/nineply/nineply/estargz"
-	"github.com/nineply/nineply/internal/source"
 	"github.com/nineply/nineply/internal/source/registry"
 )
 
@@ -28,7 +23,7 @@ const (
 	perDir   = 24
 	large    = "srv/large.bin"
 	largeLen = 256 << 20
-	block    = 4096
+	block    = 4096 // of a random read
 	seed     = 0x6e696e65
 )
 
@@ -100,26 +95,8 @@ func sizeOf(rng *rand.Rand) int64 {
 	return size + rng.Int64N(size)
 }
 
-// content gives the bytes of a file. Half of each block is zeros, so that
-// packing is not for nothing.
-func (it *item) content() io.Reader {
-	return io.LimitReader(&noise{rng: rand.NewChaCha8([32]byte{byte(it.number), byte(it.number >> 8), byte(it.number >> 16), byte(it.number >> 24)})}, it.size)
-}
-
-type noise struct {
-	rng *rand.ChaCha8
-	buf [block]byte
-	at  int
-}
-
-func (n *noise) Read(p []byte) (int, error) {
-	if n.at == 0 {
-		_, _ = n.rng.Read(n.buf[:block/2]) // never fails
-	}
-	m := copy(p, n.buf[n.at:])
-	n.at = (n.at + m) % block
-	return m, nil
-}
+// content gives the bytes of a file.
+func (it *item) content() io.Reader { return generated.Content(it.number, it.size) }
 
 // mtime is that of all files.
 func mtime() time.Time { return time.Unix(1_700_000_000, 0) }
@@ -189,54 +166,10 @@ func (p *plan) writeTar(l int, w io.Writer) error {
 func (p *plan) push(ctx context.Context, ref string) (err error) {
 	r := registry.New(registry.Options{})
 	defer func() { err = errors.Join(err, r.Close()) }()
-	to, err := r.Pusher(ctx, ref)
-	if err != nil {
-		return err
-	}
-	config := ocispec.Image{Platform: ocispec.Platform{Architecture: "amd64", OS: "linux"}, RootFS: ocispec.RootFS{Type: "layers"}}
-	manifest := ocispec.Manifest{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest}
+	var tars []func(io.Writer) error
 	for l := range p.layers {
-		desc, diffID, err := p.pushLayer(ctx, to, l)
-		if err != nil {
-			return fmt.Errorf("layer %d: %w", l, err)
-		}
-		manifest.Layers = append(manifest.Layers, desc)
-		config.RootFS.DiffIDs = append(config.RootFS.DiffIDs, diffID)
+		tars = append(tars, func(w io.Writer) error { return p.writeTar(l, w) })
 	}
-	text, err := json.Marshal(config)
-	if err != nil {
-		return err
-	}
-	manifest.Config, err = pushBytes(ctx, to, ocispec.MediaTypeImageConfig, text)
-	if err != nil {
-		return err
-	}
-	if text, err = json.Marshal(manifest); err != nil {
-		return err
-	}
-	_, err = to.PushManifest(ctx, ref, manifest.MediaType, text)
+	_, err = generated.PushTars(ctx, r, ref, estargz.WriterOptions{Level: 1}, tars...)
 	return err
-}
-
-func (p *plan) pushLayer(ctx context.Context, to source.Pusher, l int) (desc ocispec.Descriptor, diffID digest.Digest, err error) {
-	pr, pw := io.Pipe()
-	go func() { pw.CloseWithError(p.writeTar(l, pw)) }() // ends with the reader
-	defer func() { _ = pr.Close() }()
-	var packed bytes.Buffer
-	w := estargz.NewWriter(&packed, estargz.WriterOptions{Level: 1})
-	if err := w.AppendTar(ctx, pr); err != nil {
-		return desc, "", err
-	}
-	res, err := w.Close()
-	if err != nil {
-		return desc, "", err
-	}
-	desc, err = pushBytes(ctx, to, ocispec.MediaTypeImageLayerGzip, packed.Bytes())
-	desc.Annotations = map[string]string{estargz.AnnotationTOCDigest: res.TOCDigest.String()}
-	return desc, digest.Digest(res.DiffID.String()), err
-}
-
-func pushBytes(ctx context.Context, to source.Pusher, mediaType string, b []byte) (ocispec.Descriptor, error) {
-	desc := ocispec.Descriptor{MediaType: mediaType, Digest: digest.FromBytes(b), Size: int64(len(b))}
-	return desc, to.PushBlob(ctx, desc, func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(b)), nil })
 }

@@ -39,44 +39,52 @@ type Target interface {
 // Push makes an image of one layer, packed as o says, and puts it into a registry or a
 // layout. It gives the layer's descriptor.
 func Push(ctx context.Context, r Target, ref string, files []File, o estargz.WriterOptions) (ocispec.Descriptor, error) {
-	to, err := r.Pusher(ctx, ref)
+	layers, err := PushTars(ctx, r, ref, o, func(w io.Writer) error { return writeTar(w, files) })
 	if err != nil {
 		return ocispec.Descriptor{}, err
 	}
-	packed, res, err := pack(ctx, files, o)
+	return layers[0], nil
+}
+
+// PushTars is Push for layers, bottom first, that the functions write as tars.
+func PushTars(ctx context.Context, r Target, ref string, o estargz.WriterOptions, tars ...func(io.Writer) error) ([]ocispec.Descriptor, error) {
+	to, err := r.Pusher(ctx, ref)
 	if err != nil {
-		return ocispec.Descriptor{}, fmt.Errorf("packing %s: %w", ref, err)
+		return nil, err
 	}
-	layer, err := pushBytes(ctx, to, ocispec.MediaTypeImageLayerGzip, packed)
-	if err != nil {
-		return layer, err
-	}
-	layer.Annotations = map[string]string{estargz.AnnotationTOCDigest: res.TOCDigest.String()}
-	config := ocispec.Image{
-		Platform: ocispec.Platform{Architecture: "amd64", OS: "linux"},
-		RootFS:   ocispec.RootFS{Type: "layers", DiffIDs: []digest.Digest{digest.Digest(res.DiffID.String())}},
+	config := ocispec.Image{Platform: ocispec.Platform{Architecture: "amd64", OS: "linux"}, RootFS: ocispec.RootFS{Type: "layers"}}
+	manifest := ocispec.Manifest{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest}
+	for i, write := range tars {
+		packed, res, err := pack(ctx, write, o)
+		if err != nil {
+			return nil, fmt.Errorf("packing layer %d of %s: %w", i, ref, err)
+		}
+		layer, err := pushBytes(ctx, to, ocispec.MediaTypeImageLayerGzip, packed)
+		if err != nil {
+			return nil, err
+		}
+		layer.Annotations = map[string]string{estargz.AnnotationTOCDigest: res.TOCDigest.String()}
+		manifest.Layers = append(manifest.Layers, layer)
+		config.RootFS.DiffIDs = append(config.RootFS.DiffIDs, digest.Digest(res.DiffID.String()))
 	}
 	text, err := json.Marshal(config)
 	if err != nil {
-		return layer, err
-	}
-	manifest := ocispec.Manifest{
-		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest, Layers: []ocispec.Descriptor{layer},
+		return nil, err
 	}
 	if manifest.Config, err = pushBytes(ctx, to, ocispec.MediaTypeImageConfig, text); err != nil {
-		return layer, err
+		return nil, err
 	}
 	if text, err = json.Marshal(manifest); err != nil {
-		return layer, err
+		return nil, err
 	}
 	_, err = to.PushManifest(ctx, ref, manifest.MediaType, text)
-	return layer, err
+	return manifest.Layers, err
 }
 
-// pack makes the layer of files.
-func pack(ctx context.Context, files []File, o estargz.WriterOptions) ([]byte, estargz.Result, error) {
+// pack makes a layer of a tar.
+func pack(ctx context.Context, write func(io.Writer) error, o estargz.WriterOptions) ([]byte, estargz.Result, error) {
 	pr, pw := io.Pipe()
-	go func() { pw.CloseWithError(writeTar(pw, files)) }() // ends with the reader
+	go func() { pw.CloseWithError(write(pw)) }() // ends with the reader
 	defer func() { _ = pr.Close() }()
 	var packed bytes.Buffer
 	w := estargz.NewWriter(&packed, o)
@@ -102,7 +110,7 @@ func writeTar(w io.Writer, files []File) error {
 		if err := tw.WriteHeader(&h); err != nil {
 			return err
 		}
-		if _, err := io.Copy(tw, f.content()); err != nil {
+		if _, err := io.Copy(tw, Content(f.Number, f.Size)); err != nil {
 			return err
 		}
 	}
@@ -123,11 +131,11 @@ func missing(known map[string]bool, dir string) (list []string) {
 // about half.
 const block = 4096
 
-// content gives the bytes of a file.
-func (f *File) content() io.Reader {
+// Content gives so many bytes, which follow from a number.
+func Content(number uint64, size int64) io.Reader {
 	var seed [32]byte
-	binary.LittleEndian.PutUint64(seed[:], f.Number)
-	return io.LimitReader(&noise{rng: rand.NewChaCha8(seed)}, f.Size)
+	binary.LittleEndian.PutUint64(seed[:], number)
+	return io.LimitReader(&noise{rng: rand.NewChaCha8(seed)}, size)
 }
 
 type noise struct {

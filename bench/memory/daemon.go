@@ -8,10 +8,10 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
+	"github.com/nineply/nineply/bench/generated"
 	"github.com/nineply/nineply/internal/control"
 	"github.com/nineply/nineply/internal/p9client"
 	"github.com/nineply/nineply/internal/testbed"
@@ -99,7 +99,7 @@ func (b *bench) idle(ctx context.Context, d *daemon) error {
 			return err
 		}
 		for k := range 100 {
-			if err := readFile(ctx, root, fileName(k*b.files/100), buf); err != nil {
+			if _, err := generated.Read(ctx, root, fileName(k*b.files/100), buf); err != nil {
 				return err
 			}
 		}
@@ -166,7 +166,7 @@ func (b *bench) busy(ctx context.Context, d *daemon) error {
 			g.Go(func() error {
 				buf := make([]byte, 1<<20)
 				for i, ok := next.take(); ok; i, ok = next.take() {
-					if err := readFile(ctx, roots[k%connections], fileName(i), buf); err != nil {
+					if _, err := generated.Read(ctx, roots[k%connections], fileName(i), buf); err != nil {
 						return err
 					}
 				}
@@ -191,25 +191,6 @@ func (c *counter) take() (int, bool) {
 	defer c.mu.Unlock()
 	c.next++
 	return c.next - 1, c.next <= c.end
-}
-
-// readFile reads a file whole.
-func readFile(ctx context.Context, root *p9client.File, name string, buf []byte) (err error) {
-	f, err := root.WalkOpen(ctx, strings.Split(name, "/")...)
-	if err != nil {
-		return fmt.Errorf("%s: %w", name, err)
-	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	for off := int64(0); ; {
-		n, err := f.ReadAt(ctx, buf, off)
-		if err != nil {
-			return fmt.Errorf("%s at %d: %w", name, off, err)
-		}
-		if n == 0 {
-			return nil
-		}
-		off += int64(n)
-	}
 }
 
 // footprint is what a process takes, MiB.

@@ -4,7 +4,6 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -12,10 +11,7 @@ import (
 	"os"
 	"path/filepath"
 
-	digest "github.com/opencontainers/go-digest"
-	"github.com/opencontainers/image-spec/specs-go"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-
+	"github.com/nineply/nineply/bench/generated"
 	"github.com/nineply/nineply/estargz"
 	"github.com/nineply/nineply/internal/source/layout"
 )
@@ -83,47 +79,11 @@ func makeTree(ctx context.Context, dir string) error {
 func imageRef(dir string) string { return "oci:" + filepath.Join(dir, imageDir) + ":bench" }
 
 // makeImage writes an image of one eStargz layer.
-func makeImage(ctx context.Context, path string, raw io.Reader) error {
-	var blob bytes.Buffer
-	w := estargz.NewWriter(&blob, estargz.WriterOptions{Level: 1})
-	if err := w.AppendTar(ctx, raw); err != nil {
+func makeImage(ctx context.Context, path string, raw *bytes.Buffer) error {
+	write := func(w io.Writer) error {
+		_, err := raw.WriteTo(w)
 		return err
 	}
-	res, err := w.Close()
-	if err != nil {
-		return err
-	}
-	pusher, err := layout.New().Pusher(ctx, "oci:"+path+":bench")
-	if err != nil {
-		return err
-	}
-	push := func(mediaType string, data []byte) (ocispec.Descriptor, error) {
-		desc := ocispec.Descriptor{MediaType: mediaType, Digest: digest.FromBytes(data), Size: int64(len(data))}
-		return desc, pusher.PushBlob(ctx, desc, func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(data)), nil })
-	}
-	layer, err := push(ocispec.MediaTypeImageLayerGzip, blob.Bytes())
-	if err != nil {
-		return err
-	}
-	layer.Annotations = map[string]string{estargz.AnnotationTOCDigest: res.TOCDigest.String()}
-	config, err := json.Marshal(ocispec.Image{
-		Platform: ocispec.Platform{OS: "linux", Architecture: "amd64"},
-		RootFS:   ocispec.RootFS{Type: "layers", DiffIDs: []digest.Digest{digest.Digest(res.DiffID.String())}},
-	})
-	if err != nil {
-		return err
-	}
-	configDesc, err := push(ocispec.MediaTypeImageConfig, config)
-	if err != nil {
-		return err
-	}
-	manifest, err := json.Marshal(ocispec.Manifest{
-		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest,
-		Config: configDesc, Layers: []ocispec.Descriptor{layer},
-	})
-	if err != nil {
-		return err
-	}
-	_, err = pusher.PushManifest(ctx, "bench", ocispec.MediaTypeImageManifest, manifest)
+	_, err := generated.PushTars(ctx, layout.New(), "oci:"+path+":bench", estargz.WriterOptions{Level: 1}, write)
 	return err
 }

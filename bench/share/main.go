@@ -23,7 +23,6 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
-	"strings"
 	"syscall"
 
 	"golang.org/x/sync/errgroup"
@@ -191,35 +190,16 @@ func read(ctx context.Context, socket, ref string, files []generated.File) (err 
 		g.Go(func() error {
 			buf := make([]byte, 1<<20)
 			for i := k; i < len(files); i += readers {
-				if err := readFile(ctx, root, &files[i], buf); err != nil {
+				size, err := generated.Read(ctx, root, files[i].Name, buf)
+				if err != nil {
 					return err
+				}
+				if size != files[i].Size {
+					return fmt.Errorf("%s has %d bytes, not %d", files[i].Name, size, files[i].Size)
 				}
 			}
 			return nil
 		})
 	}
 	return g.Wait()
-}
-
-func readFile(ctx context.Context, root *p9client.File, file *generated.File, buf []byte) (err error) {
-	f, err := root.WalkOpen(ctx, strings.Split(file.Name, "/")...)
-	if err != nil {
-		return fmt.Errorf("%s: %w", file.Name, err)
-	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	off := int64(0)
-	for {
-		n, err := f.ReadAt(ctx, buf, off)
-		if err != nil {
-			return fmt.Errorf("%s at %d: %w", file.Name, off, err)
-		}
-		if n == 0 {
-			break
-		}
-		off += int64(n)
-	}
-	if off != file.Size {
-		return fmt.Errorf("%s has %d bytes, not %d", file.Name, off, file.Size)
-	}
-	return nil
 }
