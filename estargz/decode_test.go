@@ -166,7 +166,7 @@ func TestDecodeMemberAllocatesLittle(t *testing.T) {
 			t.Fatal(err)
 		}
 	})
-	if got >= 2 {
+	if got >= 2 && !raceEnabled {
 		t.Errorf("%v allocations per call", got)
 	}
 }

@@ -239,7 +239,7 @@ func TestDeflateDoesNotAllocate(t *testing.T) {
 			t.Fatal(err)
 		}
 	})
-	if got >= 1 {
+	if got >= 1 && !raceEnabled {
 		t.Errorf("%v allocations per call", got)
 	}
 }
