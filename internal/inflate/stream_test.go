@@ -244,6 +244,9 @@ func FuzzStream(f *testing.F) {
 	f.Add(gzipped(f, 6, text(1, 9000), nil, text(2, 100)))
 	f.Add(gzipped(f, 0, text(1, 900)))
 	f.Add(stdGzipped(f, stdgzip.HuffmanOnly, text(3, 3000)))
+	reserved := gzipped(f, 6, text(1, 900), text(2, 100))
+	reserved[3] |= 0x80
+	f.Add(reserved)
 	f.Fuzz(func(t *testing.T, blob []byte) {
 		var points []inflate.Point
 		got, err := decode(t, io.LimitReader(bytes.NewReader(blob), 1<<16), start, func(p inflate.Point, _ []byte) {
@@ -268,10 +271,28 @@ func FuzzStream(f *testing.F) {
 	})
 }
 
+// stdRead is what compress/gzip makes of the blob, but for reserved header
+// flags: it ignores them, and RFC 1952, 2.3.1.2 demands an error.
 func stdRead(blob []byte) ([]byte, error) {
-	zr, err := stdgzip.NewReader(bytes.NewReader(blob))
-	if err != nil {
-		return nil, err
+	const reserved = 0xe0
+	var all []byte
+	r := bytes.NewReader(blob)
+	zr := new(stdgzip.Reader)
+	for first := true; ; first = false {
+		member := blob[len(blob)-r.Len():]
+		if err := zr.Reset(r); errors.Is(err, io.EOF) && !first {
+			return all, nil
+		} else if err != nil {
+			return all, err
+		}
+		if member[3]&reserved != 0 {
+			return all, stdgzip.ErrHeader
+		}
+		zr.Multistream(false)
+		p, err := io.ReadAll(zr)
+		all = append(all, p...)
+		if err != nil {
+			return all, err
+		}
 	}
-	return io.ReadAll(zr)
 }
