@@ -3,6 +3,7 @@ package zran_test
 import (
 	"bytes"
 	"compress/gzip"
+	"errors"
 	"io"
 	"testing"
 
@@ -78,6 +79,9 @@ func blocks(f *testing.F, level int) []byte {
 func FuzzRecord(f *testing.F) {
 	for _, level := range []int{1, 6} {
 		f.Add(blocks(f, level))
+		reserved := blocks(f, level)
+		reserved[3] |= 0x40
+		f.Add(reserved)
 	}
 	f.Fuzz(func(t *testing.T, blob []byte) {
 		want, wantErr := gunzip(blob)
@@ -87,7 +91,7 @@ func FuzzRecord(f *testing.F) {
 		}
 		defer r.Close() //nolint:errcheck // it only gives memory back
 		out, err := io.ReadAll(io.LimitReader(r, limit+1))
-		if len(out) > limit || len(want) > limit {
+		if len(out) > limit || len(want) > limit || errors.Is(wantErr, errStricter) {
 			return
 		}
 		if (err == nil) != (wantErr == nil) || err == nil && !bytes.Equal(out, want) {
@@ -114,24 +118,34 @@ func FuzzRecord(f *testing.F) {
 // limit bounds what a blob may decompress to in a test.
 const limit = 4 << 20
 
-// gunzip is what the standard library makes of a blob that zeros may follow.
+// errStricter: the library refuses names and comments of more than 511 bytes,
+// which RFC 1952 allows.
+var errStricter = errors.New("a header the library does not take")
+
+// gunzip is what the standard library makes of a blob that zeros may follow,
+// but for reserved header flags: it ignores them, and RFC 1952 demands an error.
 func gunzip(blob []byte) ([]byte, error) {
+	const reserved, text = 0xe0, 0x18
 	in := bytes.NewReader(blob)
-	zr, err := gzip.NewReader(in)
-	if err != nil {
-		return nil, err
-	}
+	zr := new(gzip.Reader)
 	var out bytes.Buffer
 	for {
+		member := blob[len(blob)-in.Len():]
+		err := zr.Reset(in)
+		switch {
+		case errors.Is(err, gzip.ErrHeader) && len(member) > 511 && member[3]&text != 0:
+			return out.Bytes(), errStricter
+		case err != nil:
+			return out.Bytes(), err
+		case member[3]&reserved != 0:
+			return out.Bytes(), gzip.ErrHeader
+		}
 		zr.Multistream(false)
 		if _, err := io.Copy(&out, io.LimitReader(zr, limit+1-int64(out.Len()))); err != nil || out.Len() > limit {
 			return out.Bytes(), err
 		}
 		if rest := blob[len(blob)-in.Len():]; len(bytes.Trim(rest, "\x00")) == 0 {
 			return out.Bytes(), nil
-		}
-		if err := zr.Reset(in); err != nil {
-			return out.Bytes(), err
 		}
 	}
 }
