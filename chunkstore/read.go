@@ -3,7 +3,6 @@ package chunkstore
 import (
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"io"
 	"io/fs"
 	"sync/atomic"
@@ -11,6 +10,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/nineply/nineply/internal/crc32c"
 	"github.com/nineply/nineply/internal/fserr"
 )
 
@@ -217,9 +217,9 @@ func blocksMatch(head, p, tail, table []byte) bool {
 	i := 0
 	if len(head) > 0 {
 		n := min(blockSize-len(head), len(p))
-		sum := crc32.Update(checksum(head), castagnoli, p[:n])
+		sum := crc32c.Update(checksum(head), p[:n])
 		if p = p[n:]; len(p) == 0 {
-			return crc32.Update(sum, castagnoli, tail) == tableEntry(table, 0)
+			return crc32c.Update(sum, tail) == tableEntry(table, 0)
 		}
 		if sum != tableEntry(table, 0) {
 			return false
@@ -235,7 +235,7 @@ func blocksMatch(head, p, tail, table []byte) bool {
 	if len(p) == 0 {
 		return true
 	}
-	return crc32.Update(checksum(p), castagnoli, tail) == tableEntry(table, i)
+	return crc32c.Update(checksum(p), tail) == tableEntry(table, i)
 }
 
 // scratch is the working memory of one read or write.

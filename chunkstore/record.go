@@ -2,7 +2,8 @@ package chunkstore
 
 import (
 	"encoding/binary"
-	"hash/crc32"
+
+	"github.com/nineply/nineply/internal/crc32c"
 )
 
 // Sizes of the on-disk format; docs/format-chunkstore.md draws them.
@@ -25,10 +26,7 @@ const (
 // MaxChunk is the largest payload [Store.Put] takes, in bytes.
 const MaxChunk = 64 << 20
 
-// castagnoli is the polynomial processors compute in hardware.
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
-
-func checksum(p []byte) uint32 { return crc32.Update(0, castagnoli, p) }
+func checksum(p []byte) uint32 { return crc32c.Sum(p) }
 
 func blockCount(payload int64) int64 { return (payload + blockSize - 1) / blockSize }
 
@@ -75,7 +73,7 @@ func encodeHeader(buf []byte, h header, at place) {
 // headerSum covers the header and, without storing it, the place.
 func headerSum(buf []byte, at place) uint32 {
 	x := at.segment*0x9e3779b1 ^ at.unit*0x85ebca6b
-	return crc32.Update(x, castagnoli, buf[:60])
+	return crc32c.Update(x, buf[:60])
 }
 
 // looksLikeHeader is the cheap test for resynchronising: magic and cookie.

@@ -2,9 +2,10 @@ package layerindex
 
 import (
 	"encoding/binary"
-	"hash/crc32"
 
 	"github.com/nineply/nineply/estargz"
+
+	"github.com/nineply/nineply/internal/crc32c"
 )
 
 // The file: a header of headerSize bytes, then the sections in the order of
@@ -64,7 +65,7 @@ const (
 )
 
 func checksum(sum uint32, p []byte) uint32 {
-	return crc32.Update(sum, crc32.MakeTable(crc32.Castagnoli), p)
+	return crc32c.Update(sum, p)
 }
 
 // section is a row of the header's table.

@@ -11,8 +11,8 @@ var allowed = map[string][]string{
 	"cmd/nineply-mount": {"internal/cli", "internal/mount", "internal/keeper"},
 
 	"estargz":                    {"internal/inflate", "internal/fserr"},
-	"layerindex":                 {"estargz", "internal/fserr"},
-	"chunkstore":                 {"internal/fserr"},
+	"layerindex":                 {"estargz", "internal/crc32c", "internal/fserr"},
+	"chunkstore":                 {"internal/crc32c", "internal/fserr"},
 	"p9server":                   {"layerindex", "internal/fserr"},
 	"p9server/p9test":            {"p9server", "layerindex", "internal/fserr"},
 	"snapshotter":                {"internal/control", "internal/fserr"},
@@ -20,6 +20,7 @@ var allowed = map[string][]string{
 	"internal/fserr":             {},
 	"internal/inflate":           {"internal/fserr"},
 	"internal/config":            {},
+	"internal/crc32c":            {},
 	"internal/control":           {"internal/fserr"},
 	"internal/histogram":         {},
 	"internal/metrics":           {},
