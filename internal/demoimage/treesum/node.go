@@ -2,6 +2,7 @@ package treesum
 
 import (
 	"bufio"
+	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
 	"io"
@@ -98,7 +99,11 @@ func parse(line string) (Node, error) {
 	if err != nil {
 		return n, fmt.Errorf("attributes: %w", err)
 	}
-	n.Sum = strings.TrimPrefix(n.Sum, "-")
+	if n.Sum == "-" {
+		n.Sum = ""
+	} else if sum, err := hex.DecodeString(n.Sum); err != nil || len(sum) != sha256.Size {
+		return n, fmt.Errorf("%q is not a sha256 in hex", n.Sum)
+	}
 	if n.Target, rest, err = cutQuoted(rest); err != nil {
 		return n, fmt.Errorf("symlink target: %w", err)
 	}
