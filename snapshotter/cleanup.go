@@ -28,6 +28,9 @@ func (s *Snapshotter) Cleanup(ctx context.Context) error {
 	var errs collect
 	unmounted, err := s.cleanMounts(ctx)
 	errs.add(err)
+	mapped, err := s.cleanMapped(ctx)
+	errs.add(err)
+	unmounted += mapped
 	forgotten, err := s.cleanChains(ctx)
 	errs.add(err)
 	removed, err := s.cleanDirs(ctx)

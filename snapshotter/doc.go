@@ -32,6 +32,11 @@
 // restart. A chain's users are the active and view snapshots above it, read from
 // the metadata and never from memory.
 //
+// A container in a user namespace has a mapping of IDs among its labels. Its chain
+// is then mounted once more, by a Backend that is an [IDMapper], with each owner
+// shifted; nothing is copied. Layers that are directories of this host get the
+// options by which containerd's mounts map them. Both at once is not possible.
+//
 // # What is on disk
 //
 //	metadata.db     snapshots
@@ -40,6 +45,7 @@
 //	chains/CHAIN    the Backend may hold a reference for CHAIN; written before the
 //	                Backend is asked, removed after it was told to forget
 //	mounts/CHAIN    CHAIN may be mounted; made before, removed after
+//	mounts/CHAIN.*  CHAIN may be mounted with other owners, for a user namespace
 //
 // The two directories are a journal of intent. Whatever point a process dies at,
 // Cleanup compares them with the metadata and undoes what no snapshot needs.

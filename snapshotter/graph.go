@@ -61,33 +61,36 @@ func ancestors(ctx context.Context, name string) (ancestry, error) {
 // survey is the state of all snapshots at one moment.
 type survey struct {
 	live  map[string]struct{} // chains that have a remote snapshot
-	users map[string]int      // active and view snapshots whose lower is the chain
+	users map[string]int      // active and view snapshots whose lower is the chain, or the chain with maps
 }
 
 // takeSurvey reads all metadata. It needs a transaction in ctx.
 func takeSurvey(ctx context.Context) (survey, error) {
 	sv := survey{live: map[string]struct{}{}, users: map[string]int{}}
 	parents := map[string]string{}
-	var users []string
+	var users []snapshots.Info
 	err := walkInfo(ctx, func(info snapshots.Info) {
 		parents[info.Name] = info.Parent
 		if chain, ok := remoteChain(info.Name); ok {
 			sv.live[chain] = struct{}{}
 		}
 		if info.Kind == snapshots.KindActive || info.Kind == snapshots.KindView {
-			users = append(users, info.Parent)
+			users = append(users, info)
 		}
 	})
 	if err != nil {
 		return survey{}, err
 	}
-	for _, name := range users {
-		for name != "" {
+	for _, user := range users {
+		for name := user.Parent; name != ""; name = parents[name] {
 			if chain, ok := remoteChain(name); ok {
-				sv.users[chain]++
+				key := chain
+				if name == user.Parent {
+					key = userKey(user, chain)
+				}
+				sv.users[key]++
 				break
 			}
-			name = parents[name]
 		}
 	}
 	return sv, nil

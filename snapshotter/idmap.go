@@ -3,12 +3,12 @@ package snapshotter
 import (
 	"fmt"
 	"os"
-	"strconv"
-	"strings"
 	"syscall"
 
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/errdefs"
+
+	"github.com/nineply/nineply/internal/idmap"
 )
 
 // attrs are owner and permissions of a root directory.
@@ -37,60 +37,63 @@ func attrsOf(dir string) (attrs, error) {
 	}, nil
 }
 
-// mapRoot applies the ID mapping a client asks for with labels. Shifting the
-// files of a parent is not offered, so the mapping must be one the parent has
-// already: containerd makes a shifted copy of an image for snapshotters that do
-// not claim the capability remap-ids.
-func mapRoot(a attrs, labels map[string]string, hasParent bool) (attrs, error) {
-	uid, mapped, err := hostRoot(labels, snapshots.LabelSnapshotUIDMapping, a.uid)
-	if err != nil {
-		return attrs{}, err
+// shifting is what the labels of a snapshot ask for.
+type shifting struct {
+	ids      idmap.Maps // none: nothing is to be shifted
+	asked    bool
+	uid, gid int // the host's owner of what root owns inside
+}
+
+// parseShifting reads the mapping that a client asks for with labels: containerd
+// does for containers with a user namespace.
+func parseShifting(labels map[string]string) (shifting, error) {
+	uid, byUser := labels[snapshots.LabelSnapshotUIDMapping]
+	gid, byGroup := labels[snapshots.LabelSnapshotGIDMapping]
+	if !byUser && !byGroup {
+		return shifting{}, nil
 	}
-	gid, mappedGID, err := hostRoot(labels, snapshots.LabelSnapshotGIDMapping, a.gid)
-	if err != nil {
-		return attrs{}, err
+	if !byUser || !byGroup {
+		return shifting{}, invalid("labels %s and %s: one without the other", snapshots.LabelSnapshotUIDMapping, snapshots.LabelSnapshotGIDMapping)
 	}
-	if !mapped && !mappedGID {
+	ids, err := idmap.ParseMaps(uid, gid)
+	if err != nil {
+		return shifting{}, invalid("labels %s and %s: %w", snapshots.LabelSnapshotUIDMapping, snapshots.LabelSnapshotGIDMapping, err)
+	}
+	rootUID, okUID := ids.UID.Host(0)
+	rootGID, okGID := ids.GID.Host(0)
+	if !okUID || !okGID {
+		return shifting{}, invalid("labels %s and %s: ID 0 is not mapped", snapshots.LabelSnapshotUIDMapping, snapshots.LabelSnapshotGIDMapping)
+	}
+	sh := shifting{ids: ids, asked: true, uid: int(rootUID), gid: int(rootGID)}
+	if ids.UID.Identity() && ids.GID.Identity() {
+		sh.ids = idmap.Maps{}
+	}
+	return sh, nil
+}
+
+// byBackend says that the files of the chain below are to be shifted by who
+// serves them: nothing lies between.
+func (sh shifting) byBackend(below ancestry) bool {
+	return !sh.ids.None() && below.chain != "" && len(below.locals) == 0
+}
+
+// byKernel says that containerd is to mount the layers, which are directories
+// here, with their owners mapped.
+func (sh shifting) byKernel(below ancestry, root attrs) bool {
+	return !sh.ids.None() && below.chain == "" && len(below.locals) > 0 && (root.uid != sh.uid || root.gid != sh.gid)
+}
+
+// mapRoot gives the attributes of a new root. Where a parent is there already and
+// nobody shifts it, it must have been shifted before, as containerd does for
+// snapshotters that do not claim the capability remap-ids.
+func mapRoot(a attrs, sh shifting, below ancestry) (attrs, error) {
+	if !sh.asked || sh.byBackend(below) {
 		return a, nil
 	}
-	if hasParent && (uid != a.uid || gid != a.gid) {
-		return attrs{}, fmt.Errorf("mapping the parent's owner %d:%d to %d:%d is not supported; the proxy plugin must not claim the capability remap-ids: %w",
-			a.uid, a.gid, uid, gid, errdefs.ErrNotImplemented)
+	if below.chain != "" && !sh.ids.None() && (sh.uid != a.uid || sh.gid != a.gid) {
+		return attrs{}, fmt.Errorf("the parent, owned by %d:%d, has layers made on this host above remote ones, which cannot be mapped to %d:%d: %w",
+			a.uid, a.gid, sh.uid, sh.gid, errdefs.ErrNotImplemented)
 	}
-	a.uid, a.gid = uid, gid
+	a.uid, a.gid = sh.uid, sh.gid
 	return a, nil
-}
-
-// hostRoot finds the host's ID for ID 0 in a label such as "0:100000:65536".
-func hostRoot(labels map[string]string, key string, fallback int) (id int, mapped bool, err error) {
-	value, ok := labels[key]
-	if !ok {
-		return fallback, false, nil
-	}
-	for entry := range strings.SplitSeq(value, ",") {
-		inside, host, size, err := parseMapping(entry)
-		if err != nil {
-			return 0, false, invalid("label %s: %w", key, err)
-		}
-		if inside == 0 && size > 0 {
-			return int(host), true, nil
-		}
-	}
-	return 0, false, invalid("label %s: %.128q maps no ID 0", key, value)
-}
-
-func parseMapping(entry string) (inside, host, size uint32, err error) {
-	parts := strings.Split(entry, ":")
-	if len(parts) != 3 {
-		return 0, 0, 0, fmt.Errorf("%.64q is not container:host:size", entry)
-	}
-	var n [3]uint32
-	for i, p := range parts {
-		v, err := strconv.ParseUint(p, 10, 32)
-		if err != nil {
-			return 0, 0, 0, fmt.Errorf("%.64q is not container:host:size: %w", entry, err)
-		}
-		n[i] = uint32(v)
-	}
-	return n[0], n[1], n[2], nil
 }

@@ -174,9 +174,9 @@ func FuzzMapping(f *testing.F) {
 	f.Add("0:100000:65536")
 	f.Add("1:1:1,0:5:0,0:4294967295:1")
 	f.Fuzz(func(t *testing.T, value string) {
-		id, mapped, err := hostRoot(map[string]string{"k": value}, "k", 7)
-		if err == nil && (!mapped || id < 0 || id > 1<<32-1) {
-			t.Errorf("%q maps to %d, %v", value, id, mapped)
+		sh, err := parseShifting(map[string]string{snapshots.LabelSnapshotUIDMapping: value, snapshots.LabelSnapshotGIDMapping: value})
+		if err == nil && (!sh.asked || sh.uid < 0 || sh.uid >= 1<<32-1) {
+			t.Errorf("%q maps to %+v", value, sh)
 		}
 	})
 }

@@ -178,7 +178,7 @@ func TestIDMapping(t *testing.T) {
 		{"remote", top, "0:100000:65536", errdefs.IsNotImplemented},
 		{"shifted by containerd", "ns/6/shifted", "0:100000:65536", nil},
 		{"shifted otherwise", "ns/6/shifted", "0:200000:65536", errdefs.IsNotImplemented},
-		{"no parent", "", "5:1:1,0:100000:65536", nil},
+		{"no parent", "", "5:1:1,0:100000:5", nil},
 		{"malformed", top, "0:100000", errdefs.IsInvalidArgument},
 		{"negative", top, "0:-1:5", errdefs.IsInvalidArgument},
 		{"no root", top, "1:100000:65536", errdefs.IsInvalidArgument},

@@ -48,18 +48,31 @@ func (s *Snapshotter) dir(id string) string  { return filepath.Join(s.snapshots,
 func (s *Snapshotter) fs(id string) string   { return filepath.Join(s.snapshots, id, "fs") }
 func (s *Snapshotter) work(id string) string { return filepath.Join(s.snapshots, id, "work") }
 
-// mounts describes the file system of an active or view snapshot. target is
-// where the chain below is mounted, if there is one.
-func (s *Snapshotter) mounts(kind snapshots.Kind, id string, below ancestry, target string) ([]mount.Mount, error) {
+// mapped is the link to the chain below as snapshot id is to see it.
+func (s *Snapshotter) mapped(id string) string { return filepath.Join(s.snapshots, id, "lower") }
+
+// lower is what a snapshot is put on.
+type lower struct {
+	ancestry
+	shifting
+	target string // where the chain is mounted, if there is one
+}
+
+// mounts describes the file system of an active or view snapshot.
+func (s *Snapshotter) mounts(kind snapshots.Kind, id string, below lower) ([]mount.Mount, error) {
 	if below.empty() {
 		return bind(s.fs(id), kind == snapshots.KindView), nil
 	}
+	mapping, err := s.kernelMapping(below)
+	if err != nil {
+		return nil, err
+	}
 	if kind == snapshots.KindView {
 		if below.chain != "" && len(below.locals) == 0 {
-			return bind(target, true), nil
+			return bind(below.target, true), nil
 		}
 		if below.chain == "" && len(below.locals) == 1 {
-			return bind(s.fs(below.locals[0]), true), nil
+			return bind(s.fs(below.locals[0]), true, mapping...), nil
 		}
 	}
 	lowers := make([]string, 0, len(below.locals)+1)
@@ -67,12 +80,16 @@ func (s *Snapshotter) mounts(kind snapshots.Kind, id string, below ancestry, tar
 		lowers = append(lowers, s.fs(local))
 	}
 	if below.chain != "" {
-		if err := s.link(below.remoteID, target); err != nil {
+		path := s.fs(below.remoteID)
+		if below.byBackend(below.ancestry) {
+			path = s.mapped(id)
+		}
+		if err := s.link(path, below.target); err != nil {
 			return nil, err
 		}
-		lowers = append(lowers, s.fs(below.remoteID))
+		lowers = append(lowers, path)
 	}
-	var options []string
+	options := mapping
 	if kind == snapshots.KindActive {
 		options = append(options, "workdir="+s.work(id), "upperdir="+s.fs(id))
 	}
@@ -81,25 +98,38 @@ func (s *Snapshotter) mounts(kind snapshots.Kind, id string, below ancestry, tar
 	return []mount.Mount{{Type: "overlay", Source: "overlay", Options: options}}, nil
 }
 
-func bind(source string, readOnly bool) []mount.Mount {
+// kernelMapping are the options by which containerd maps the owners of layers
+// that are directories here.
+func (s *Snapshotter) kernelMapping(below lower) ([]string, error) {
+	if below.ids.None() || below.chain != "" {
+		return nil, nil
+	}
+	root, err := s.rootAttrs(below)
+	if err != nil || !below.byKernel(below.ancestry, root) {
+		return nil, err
+	}
+	return []string{"uidmap=" + below.ids.UID.String(), "gidmap=" + below.ids.GID.String()}, nil
+}
+
+func bind(source string, readOnly bool, more ...string) []mount.Mount {
 	mode := "rw"
 	if readOnly {
 		mode = "ro"
 	}
-	return []mount.Mount{{Type: "bind", Source: source, Options: []string{mode, "rbind"}}}
+	return []mount.Mount{{Type: "bind", Source: source, Options: append(more, mode, "rbind")}}
 }
 
-// link makes the fs of a remote snapshot a symbolic link to where its chain is
-// mounted. All lowers then have one parent directory, to which containerd
+// link makes path, in a snapshot's directory, a symbolic link to where a chain is
+// mounted: the fs of a remote snapshot, or what a snapshot has for itself where
+// owners are mapped. All lowers then have one parent directory, to which containerd
 // shortens long lists (the kernel takes 4096 bytes of options), and whatever
 // characters target has, they do not meet the syntax of lowerdir.
 // The chain's lock is held.
-func (s *Snapshotter) link(id, target string) error {
-	path := s.fs(id)
+func (s *Snapshotter) link(path, target string) error {
 	if now, err := os.Readlink(path); err == nil && now == target {
 		return nil
 	}
-	if err := os.MkdirAll(s.dir(id), 0o700); err != nil {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return fmt.Errorf("directory of a remote snapshot: %w", err)
 	}
 	next := path + ".new"

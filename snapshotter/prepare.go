@@ -71,6 +71,10 @@ func requested(key string, opts []snapshots.Opt) (map[string]string, error) {
 // create makes an active or view snapshot and what it needs to be mounted.
 // When it fails, nothing of that is left.
 func (s *Snapshotter) create(ctx context.Context, kind snapshots.Kind, key, parent string, labels map[string]string) ([]mount.Mount, error) {
+	sh, err := parseShifting(labels)
+	if err != nil {
+		return nil, err
+	}
 	below, unlock, err := s.lockBelow(ctx, func(ctx context.Context) (ancestry, error) {
 		below, err := ancestors(ctx, parent)
 		if err != nil {
@@ -83,12 +87,12 @@ func (s *Snapshotter) create(ctx context.Context, kind snapshots.Kind, key, pare
 	}
 	defer unlock()
 	if below.chain == "" {
-		return s.insert(ctx, kind, key, parent, labels, below, "")
+		return s.insert(ctx, kind, key, parent, labels, lower{ancestry: below, shifting: sh})
 	}
-	target, err := s.mountChain(ctx, below.chain)
+	target, err := s.mountBelow(ctx, below, sh)
 	if err == nil {
 		var mounts []mount.Mount
-		if mounts, err = s.insert(ctx, kind, key, parent, labels, below, target); err == nil {
+		if mounts, err = s.insert(ctx, kind, key, parent, labels, lower{below, sh, target}); err == nil {
 			return mounts, nil
 		}
 	}
@@ -97,12 +101,12 @@ func (s *Snapshotter) create(ctx context.Context, kind snapshots.Kind, key, pare
 }
 
 // insert adds the metadata and the directories, together or not at all.
-func (s *Snapshotter) insert(ctx context.Context, kind snapshots.Kind, key, parent string, labels map[string]string, below ancestry, target string) ([]mount.Mount, error) {
-	root, err := s.rootAttrs(below, target)
+func (s *Snapshotter) insert(ctx context.Context, kind snapshots.Kind, key, parent string, labels map[string]string, below lower) ([]mount.Mount, error) {
+	root, err := s.rootAttrs(below)
 	if err != nil {
 		return nil, err
 	}
-	if root, err = mapRoot(root, labels, !below.empty()); err != nil {
+	if root, err = mapRoot(root, below.shifting, below.ancestry); err != nil {
 		return nil, err
 	}
 	var mounts []mount.Mount
@@ -119,7 +123,7 @@ func (s *Snapshotter) insert(ctx context.Context, kind snapshots.Kind, key, pare
 		if err := s.makeDirs(snap.ID, kind, root); err != nil {
 			return fmt.Errorf("directories of snapshot %s: %w", key, err)
 		}
-		mounts, err = s.mounts(kind, snap.ID, below, target)
+		mounts, err = s.mounts(kind, snap.ID, below)
 		return err
 	})
 	if err == nil {
@@ -133,12 +137,12 @@ func (s *Snapshotter) insert(ctx context.Context, kind snapshots.Kind, key, pare
 }
 
 // rootAttrs finds the attributes a new root must have.
-func (s *Snapshotter) rootAttrs(below ancestry, target string) (attrs, error) {
+func (s *Snapshotter) rootAttrs(below lower) (attrs, error) {
 	switch {
 	case len(below.locals) > 0:
 		return attrsOf(s.fs(below.locals[0]))
 	case below.chain != "":
-		return attrsOf(target)
+		return attrsOf(below.target)
 	}
 	return defaultAttrs(), nil
 }
@@ -188,8 +192,9 @@ func (s *Snapshotter) discard(ctx context.Context, id string) error {
 // that what it refers to is mounted.
 func (s *Snapshotter) Mounts(ctx context.Context, key string) ([]mount.Mount, error) {
 	var snap storage.Snapshot
+	var sh shifting
 	below, unlock, err := s.lockBelow(ctx, func(ctx context.Context) (below ancestry, err error) {
-		snap, below, err = find(ctx, key)
+		snap, below, sh, err = find(ctx, key)
 		return below, err
 	})
 	if err != nil {
@@ -198,25 +203,29 @@ func (s *Snapshotter) Mounts(ctx context.Context, key string) ([]mount.Mount, er
 	defer unlock()
 	target := ""
 	if below.chain != "" {
-		if target, err = s.mountChain(ctx, below.chain); err != nil {
+		if target, err = s.mountBelow(ctx, below, sh); err != nil {
 			return nil, err
 		}
 	}
-	return s.mounts(snap.Kind, snap.ID, below, target)
+	return s.mounts(snap.Kind, snap.ID, lower{below, sh, target})
 }
 
 // find reads an active or view snapshot. It needs a transaction in ctx.
-func find(ctx context.Context, key string) (storage.Snapshot, ancestry, error) {
+func find(ctx context.Context, key string) (storage.Snapshot, ancestry, shifting, error) {
 	snap, err := storage.GetSnapshot(ctx, key)
 	if err != nil {
-		return storage.Snapshot{}, ancestry{}, fmt.Errorf("mounts of snapshot %s: %w", key, err)
+		return storage.Snapshot{}, ancestry{}, shifting{}, fmt.Errorf("mounts of snapshot %s: %w", key, err)
 	}
 	_, info, _, err := storage.GetInfo(ctx, key)
 	if err != nil {
-		return storage.Snapshot{}, ancestry{}, fmt.Errorf("mounts of snapshot %s: %w", key, err)
+		return storage.Snapshot{}, ancestry{}, shifting{}, fmt.Errorf("mounts of snapshot %s: %w", key, err)
+	}
+	sh, err := parseShifting(info.Labels)
+	if err != nil {
+		return storage.Snapshot{}, ancestry{}, shifting{}, fmt.Errorf("mounts of snapshot %s: %w", key, err)
 	}
 	below, err := ancestors(ctx, info.Parent)
-	return snap, below, err
+	return snap, below, sh, err
 }
 
 // lockBelow has look read, in a transaction, what is below a snapshot, and takes

@@ -207,6 +207,9 @@ func (s *Snapshotter) retire(ctx context.Context, chain string) error {
 			return err
 		}
 	}
+	if _, err := s.releaseMapped(ctx, chain, survey{}); err != nil {
+		return err
+	}
 	if err := s.backend.RemoveChain(ctx, chain); err != nil {
 		return backendError(ctx, "removing chain "+chain, err)
 	}
@@ -229,10 +232,14 @@ func (s *Snapshotter) mountChain(ctx context.Context, chain string) (string, err
 	if err := s.journal.markMount(chain); err != nil {
 		return "", err
 	}
-	target, err := s.backend.Mount(ctx, chain)
+	return s.mountWith(ctx, chain, s.backend.Mount)
+}
+
+func (s *Snapshotter) mountWith(ctx context.Context, chain string, mount func(context.Context, string) (string, error)) (string, error) {
+	target, err := mount(ctx, chain)
 	if fserr.Is(err, fserr.NotExist) && ctx.Err() == nil {
 		if err = s.addAgain(ctx, chain); err == nil {
-			target, err = s.backend.Mount(ctx, chain)
+			target, err = mount(ctx, chain)
 		}
 	}
 	if err != nil {
@@ -283,7 +290,10 @@ func (s *Snapshotter) addAgain(ctx context.Context, chain string) error {
 // releaseIdle unmounts a chain if it has no user. The chain's lock is held.
 func (s *Snapshotter) releaseIdle(ctx context.Context, chain string) error {
 	sv, err := s.survey(ctx)
-	if err != nil || sv.users[chain] > 0 {
+	if err != nil {
+		return err
+	}
+	if _, err := s.releaseMapped(ctx, chain, sv); err != nil || sv.users[chain] > 0 {
 		return err
 	}
 	return s.unmount(ctx, chain)

@@ -53,12 +53,15 @@ func (b backend) Mount(ctx context.Context, chainID string) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	return target, b.mountAt(ctx, "chain/"+chainID, target)
+}
+
+func (b backend) mountAt(ctx context.Context, aname, target string) error {
 	// A mount point whose server is gone answers stat with an error but exists.
 	if err := os.MkdirAll(target, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
-		return "", fserr.New(fserr.Internal, "mount point", target, err)
+		return fserr.New(fserr.Internal, "mount point", target, err)
 	}
-	err = b.api.Mount(ctx, control.MountRequest{Aname: "chain/" + chainID, Target: target, Mode: b.mode})
-	return target, err
+	return b.api.Mount(ctx, control.MountRequest{Aname: aname, Target: target, Mode: b.mode})
 }
 
 // Unmount implements snapshotter.Backend.
@@ -67,6 +70,10 @@ func (b backend) Unmount(ctx context.Context, chainID string) error {
 	if err != nil {
 		return err
 	}
+	return b.unmountAt(ctx, target)
+}
+
+func (b backend) unmountAt(ctx context.Context, target string) error {
 	if err := b.api.Unmount(ctx, target); err != nil {
 		return err
 	}

@@ -20,13 +20,17 @@ var _ p9server.Exporter = exporter{}
 
 // Attach implements p9server.Exporter.
 func (e exporter) Attach(ctx context.Context, aname string) (p9server.Tree, func(), error) {
-	t, release, err := e.catalog.Open(ctx, aname)
+	base, ids, err := cutIDs(aname)
+	if err != nil {
+		return nil, nil, err
+	}
+	t, release, err := e.catalog.Open(ctx, base)
 	if err != nil {
 		// 9P has room for a number only, so the cause is told here.
 		e.log.Warn("attach refused", zap.String("aname", aname), zap.Error(err))
 		return nil, nil, fmt.Errorf("attach %.256q: %w", aname, err)
 	}
-	return tree{t}, release, nil
+	return shifted(tree{t}, ids), release, nil
 }
 
 // tree adds to a catalog tree what only 9P asks for.

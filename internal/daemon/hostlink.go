@@ -40,7 +40,12 @@ func (p *parts) hostLinks(ctx context.Context) {
 
 // attachHost attaches a tree for a keeper.
 func (p *parts) attachHost(ctx context.Context, aname string) (hostlink.Tree, error) {
-	t, release, err := p.service.catalog.Open(ctx, aname)
+	// Whoever mounts shifts the owners: the index has those of the image.
+	base, _, err := cutIDs(aname)
+	if err != nil {
+		return hostlink.Tree{}, err
+	}
+	t, release, err := p.service.catalog.Open(ctx, base)
 	if err != nil {
 		return hostlink.Tree{}, fmt.Errorf("attach %.256q: %w", aname, err)
 	}

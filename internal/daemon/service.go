@@ -68,7 +68,11 @@ func (s *service) Mount(ctx context.Context, m control.MountRequest) error {
 	if !filepath.IsAbs(m.Target) || filepath.Clean(m.Target) != m.Target {
 		return fserr.Newf(fserr.Invalid, "mount", "", "target %q is not a clean absolute path", m.Target)
 	}
-	name, err := s.catalog.Canonical(ctx, m.Aname)
+	base, ids, err := cutIDs(m.Aname)
+	if err != nil {
+		return err
+	}
+	name, err := s.catalog.Canonical(ctx, base)
 	if err != nil {
 		return err
 	}
@@ -82,7 +86,7 @@ func (s *service) Mount(ctx context.Context, m control.MountRequest) error {
 	if mode == "" {
 		mode = s.mode
 	}
-	return s.keeper.Mount(ctx, name, m.Target, mode)
+	return s.keeper.Mount(ctx, name+ids.String(), m.Target, mode)
 }
 
 // Unmount implements control.Service.

@@ -18,12 +18,14 @@ import (
 
 	"github.com/nineply/nineply/internal/fserr"
 	"github.com/nineply/nineply/internal/hostlink"
+	"github.com/nineply/nineply/internal/idmap"
 )
 
 // hostMount is a FUSE file system of a tree that a daemon of the same host
 // serves: names and attributes come from the merged index itself, and the bytes
 // of files straight from the daemon (see hostlink).
 type hostMount struct {
+	ids     idmap.Maps
 	opts    *Options
 	log     *zap.Logger
 	dev     *device
@@ -50,11 +52,15 @@ func newHostMount(ctx context.Context, target string, opts *Options) (*hostMount
 	if err := fuseUsable(); err != nil {
 		return nil, err
 	}
+	_, ids, err := idmap.Cut(opts.Session.Aname)
+	if err != nil {
+		return nil, fserr.New(fserr.Invalid, "mount", opts.Session.Aname, err)
+	}
 	link, w, file, err := firstAttach(ctx, opts)
 	if err != nil {
 		return nil, err
 	}
-	m := &hostMount{opts: opts, log: opts.Session.Logger, reads: newReads(), welcome: w, target: target}
+	m := &hostMount{ids: ids, opts: opts, log: opts.Session.Logger, reads: newReads(), welcome: w, target: target}
 	if m.shared, err = opts.Indexes.open(w.Tree, file); err != nil {
 		return nil, errors.Join(fmt.Errorf("%w: %w", errNoHostLink, err), link.Close())
 	}
@@ -125,7 +131,7 @@ func (m *hostMount) start(link *hostlink.Conn) error {
 	m.reads.dev = m.dev
 	m.reads.attach(link)
 	m.front = &indexFront{
-		x: m.shared.index, reads: m.reads, flags: m.dev.flags,
+		x: m.shared.index, reads: m.reads, flags: m.dev.flags, ids: m.ids,
 		statfs: layerStatfs{blockSize: max(m.welcome.BlockSize, 512), blocks: m.welcome.Blocks, files: m.welcome.Files},
 	}
 	return nil

@@ -6,6 +6,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nineply/nineply/internal/fserr"
+	"github.com/nineply/nineply/internal/idmap"
 	"github.com/nineply/nineply/layerindex"
 )
 
@@ -24,6 +25,7 @@ type indexFront struct {
 	reads  *reads
 	flags  uint32 // of the device
 	statfs layerStatfs
+	ids    idmap.Maps
 
 	requests [opKinds]atomic.Uint64
 }
@@ -123,7 +125,7 @@ func (f *indexFront) lookup(r *fuseRequest, w *reply) unix.Errno {
 	default:
 		return errno
 	}
-	a, err := f.x.Attr(n)
+	a, err := f.attr(n)
 	if err != nil {
 		return errnoOf(err)
 	}
@@ -168,7 +170,7 @@ func (w *reply) attr(a *layerindex.Attr) {
 // getattr is asked for the root, and for nodes whose attributes the kernel
 // dropped.
 func (f *indexFront) getattr(r *fuseRequest, w *reply) unix.Errno {
-	a, err := f.x.Attr(r.node)
+	a, err := f.attr(r.node)
 	if err != nil {
 		return unix.ESTALE
 	}
@@ -218,7 +220,7 @@ func (f *indexFront) readdir(r *fuseRequest, w *reply, plus bool) unix.Errno {
 		}
 		a := layerindex.Attr{Ino: d.Ino}
 		if plus {
-			if a, err = f.x.Attr(d.Ino); err != nil {
+			if a, err = f.attr(d.Ino); err != nil {
 				return errnoOf(err)
 			}
 		}
