@@ -15,6 +15,7 @@ cd "$(dirname "$0")/.."
 cache=${NINEPLY_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/nineply}
 lint_version=v2.15.0
 containerd_version=v2.4.2
+containerd1_version=v1.7.35
 
 build_packages=(ca-certificates git make)
 demo_packages=(containerd debootstrap docker-registry fuse3 mount runc skopeo tar)
@@ -92,6 +93,24 @@ go_tool() {
 	touch "$dir/complete"
 }
 
+# go_module DIR MODULE PACKAGE...: builds commands of a module into $cache/DIR/bin,
+# from a copy: go install refuses modules whose go.mod excludes or replaces others.
+go_module() {
+	local dir=$cache/$1 module=$2 source
+	shift 2
+	[ ! -e "$dir/complete" ] || return 0
+	say "building $* of $module"
+	rm -rf "$dir"
+	mkdir -p "$dir/bin"
+	source=$(cd / && GOFLAGS= go mod download -json "$module" | awk -F '"' '$2 == "Dir" { print $4 }')
+	cp -r "$source" "$dir/source"
+	chmod -R u+w "$dir/source"
+	rm -rf "$dir/source/vendor"
+	(cd "$dir/source" && GOFLAGS=-mod=mod CGO_ENABLED=0 go build -trimpath -o "$dir/bin/" "$@")
+	rm -rf "$dir/source"
+	touch "$dir/complete"
+}
+
 # guest_kernel: Debian's kernel for the emulated guests, unpacked into the cache
 # instead of installed, since this machine is not to boot it.
 guest_kernel() {
@@ -131,6 +150,8 @@ test)
 		"github.com/containerd/containerd/v2/cmd/containerd@$containerd_version" \
 		"github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2@$containerd_version" \
 		"github.com/containerd/containerd/v2/cmd/ctr@$containerd_version"
+	go_module "containerd-$containerd1_version" "github.com/containerd/containerd@$containerd1_version" \
+		./cmd/containerd ./cmd/containerd-shim-runc-v2 ./cmd/ctr
 	;;
 *)
 	sed -n '2,/^set/s/^# \{0,1\}//p' "$0" >&2

@@ -32,11 +32,12 @@ type containerdConfig struct {
 	Platform    string
 }
 
-// Plugin registers a snapshotter with containerd.
-type Plugin struct{ Name, Socket string }
+// Plugin registers a snapshotter with containerd. Sandbox is the image of pods'
+// sandboxes, if there are to be pods.
+type Plugin struct{ Name, Socket, Sandbox string }
 
-// configOne is for containerd 1.6.
-var configOne = template.Must(template.New("1.6").Parse(`version = 2
+// configOne is for containerd 1.6 and 1.7.
+var configOne = template.Must(template.New("1.x").Parse(`version = 2
 root = "{{.Dir}}/root"
 state = "{{.Dir}}/state"
 disabled_plugins = ["io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.zfs", "io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.aufs"]
@@ -91,6 +92,7 @@ snapshotter = "{{.Snapshotter}}"
 [proxy_plugins.{{.Snapshotter}}]
 type = "snapshot"
 address = "{{.Socket}}"
+capabilities = ["remap-ids"]
 [proxy_plugins.{{.Snapshotter}}.exports]
 root = "{{.Dir}}/root"
 enable_remote_snapshot_annotations = "true"
@@ -106,18 +108,30 @@ func StartContainerd1(t testing.TB, plugin *Plugin, registries ...string) *Conta
 	return startContainerd(t, configOne, filepath.Dir(program), plugin, registries)
 }
 
+// StartContainerd17 starts the containerd 1.7 that deploy/install-deps.sh built.
+func StartContainerd17(t testing.TB, plugin *Plugin, registries ...string) *Containerd {
+	t.Helper()
+	return startContainerd(t, configOne, builtContainerd(t, "v1.7"), plugin, registries)
+}
+
 // StartContainerd2 starts the containerd 2.x that deploy/install-deps.sh built.
 func StartContainerd2(t testing.TB, plugin *Plugin, registries ...string) *Containerd {
+	t.Helper()
+	return startContainerd(t, configTwo, builtContainerd(t, "v2"), plugin, registries)
+}
+
+// builtContainerd is the directory of the programs of a containerd in the cache.
+func builtContainerd(t testing.TB, version string) string {
 	t.Helper()
 	cache, err := demoimage.CacheDir()
 	if err != nil {
 		t.Fatal(err)
 	}
-	found, err := filepath.Glob(filepath.Join(cache, "containerd-v2*", "bin", "containerd"))
+	found, err := filepath.Glob(filepath.Join(cache, "containerd-"+version+"*", "bin", "containerd"))
 	if err != nil || len(found) == 0 {
-		vmtest.Require(t, fmt.Errorf("no containerd 2.x in %s: run deploy/install-deps.sh test", cache))
+		vmtest.Require(t, fmt.Errorf("no containerd %s in %s: run deploy/install-deps.sh test", version, cache))
 	}
-	return startContainerd(t, configTwo, filepath.Dir(found[len(found)-1]), plugin, registries)
+	return filepath.Dir(found[len(found)-1])
 }
 
 func startContainerd(t testing.TB, config *template.Template, bin string, plugin *Plugin, registries []string) *Containerd {
@@ -135,7 +149,7 @@ func startContainerd(t testing.TB, config *template.Template, bin string, plugin
 		argv: []string{filepath.Join(bin, "containerd"), "--config", filepath.Join(dir, "config.toml")},
 	}
 	if plugin != nil {
-		c.config.Snapshotter, c.config.Socket = plugin.Name, plugin.Socket
+		c.config.Snapshotter, c.config.Socket, c.config.Sandbox = plugin.Name, plugin.Socket, plugin.Sandbox
 	}
 	var text strings.Builder
 	if err := config.Execute(&text, c.config); err != nil {
