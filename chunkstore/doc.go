@@ -9,7 +9,8 @@
 // by a check of the checksum of every block it touched. A record that fails its
 // check is dropped, and the reader is told [ErrNotFound], so that it fetches the
 // chunk anew. A reader never gets a wrong byte: not after a crash, a bit flip, an
-// eviction it raced with, or a lost index.
+// eviction it raced with, or a lost index. Up to 4 MiB of blocks that are read again
+// and again are held as they were verified, and are not read from the file each time.
 //
 // Full segments are sealed: synced, given an index of their records, synced
 // again, and only then their chunk places go to the index database (badger) in

@@ -131,6 +131,8 @@ type placed struct {
 func (s *Store) dropPlaces(list []placed, also ...change) (int, error) {
 	changes := also
 	n := 0
+	defer s.hot.forget() // also what was read meanwhile
+	s.hot.forget()
 	for _, p := range list {
 		s.metas.forget(p.loc)
 		if cur, ok := s.lookup(p.digest); !ok || cur != p.loc {

@@ -36,7 +36,7 @@ func (s *Store) ReadAt(loc Loc, d Digest, p []byte, off int64) (int, error) {
 		return 0, ErrClosed
 	}
 	if g := s.segment(loc.segment()); g != nil {
-		if n, err := s.readFrom(g, loc, d, p, off); err == nil {
+		if n, err := s.readNear(g, loc, &d, p, off); err == nil {
 			g.noteRead(loc.unit())
 			s.count.hits.Add(1)
 			return n, nil
@@ -56,6 +56,23 @@ func (s *Store) ReadAt(loc Loc, d Digest, p []byte, off int64) (int, error) {
 	}
 	s.count.hits.Add(1)
 	return n, nil
+}
+
+// readNear reads a part of one block from memory if it is hot, and everything else
+// from the record at loc.
+func (s *Store) readNear(g *segment, loc Loc, d *Digest, p []byte, off int64) (int, error) {
+	if len(p) == 0 || off%blockSize+int64(len(p)) > blockSize {
+		return s.readFrom(g, loc, *d, p, off)
+	}
+	if s.hot.read(d, p, off) {
+		return len(p), nil
+	}
+	age := s.hot.age.Load()
+	n, err := s.readFrom(g, loc, *d, p, off)
+	if err == nil && n > 0 {
+		s.hot.offer(d, p[:n], off, age)
+	}
+	return n, err
 }
 
 // readElsewhere goes on after a read at tried has failed: the chunk may have

@@ -110,6 +110,7 @@ type Store struct {
 	commits   atomic.Int64   // how often places were moved from there to the database
 	places    locCache
 	metas     metaCache
+	hot       hotBlocks
 	scratch   sync.Pool
 	placeMu   sync.Mutex
 

@@ -61,6 +61,7 @@ func (p *parts) tendMemory(ctx context.Context) {
 		switch {
 		case quiet == quietTicks:
 			p.service.catalog.Rest(true)
+			p.service.store.Rest()
 			debug.FreeOSMemory()
 			restProgram()
 			last = heapUsage()
