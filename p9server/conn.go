@@ -47,6 +47,7 @@ type conn struct {
 	values      map[uint32][]byte
 	names       nameList
 	tally       tally
+	ledger      *ledger // nil unless somebody holds a duplicate of nc
 
 	greeted  bool // a version has been agreed on, now or earlier
 	draining atomic.Bool
@@ -92,7 +93,10 @@ func newConn(ctx context.Context, s *Server, nc net.Conn) *conn {
 func (c *conn) serve() error {
 	stop := onDone(c.ctx, c.wake)
 	c.readBy(time.Now().Add(c.srv.opts.VersionTimeout))
-	err := c.loop()
+	err := c.resume()
+	if err == nil {
+		err = c.loop()
+	}
 	if c.draining.Load() && isTimeout(err) {
 		c.wg.Wait()
 		err = ErrServerClosed
@@ -169,6 +173,9 @@ func (c *conn) next() (msg []byte, whole bool, err error) {
 
 // fill reads more bytes behind those that are left.
 func (c *conn) fill() error {
+	if c.ledger != nil {
+		return c.fillHeld()
+	}
 	if c.inStart > 0 {
 		c.inEnd = copy(c.in, c.in[c.inStart:c.inEnd])
 		c.inStart = 0
@@ -299,6 +306,10 @@ func (c *conn) release() {
 // flush writes the replies gathered and publishes what was counted.
 func (c *conn) flush() {
 	c.tally.publish(&c.srv.stats, &c.count)
+	if c.ledger != nil {
+		c.flushHeld(true)
+		return
+	}
 	if len(c.out.b) == 0 {
 		return
 	}
@@ -311,8 +322,24 @@ func (c *conn) flush() {
 // write sends whole replies; wmu is held. After a failure the connection is
 // closed, which ends the read loop, and nothing more is sent.
 func (c *conn) write(p []byte) {
-	if c.writeErr != nil {
+	if c.ledger != nil {
+		c.sendWaited(p)
 		return
+	}
+	if !c.mayWrite() {
+		return
+	}
+	n, err := c.nc.Write(p)
+	c.srv.stats.bytesWritten.Add(uint64(n))
+	if err != nil {
+		c.writeFailed(err)
+	}
+}
+
+// mayWrite sets the deadline of writing; false after a failure. wmu is held.
+func (c *conn) mayWrite() bool {
+	if c.writeErr != nil {
+		return false
 	}
 	now := time.Now()
 	// Moving the deadline costs, so it is moved by steps.
@@ -321,14 +348,10 @@ func (c *conn) write(p []byte) {
 		err := c.nc.SetWriteDeadline(c.writeBy)
 		if err != nil && !errors.Is(err, os.ErrNoDeadline) {
 			c.writeFailed(err)
-			return
+			return false
 		}
 	}
-	n, err := c.nc.Write(p)
-	c.srv.stats.bytesWritten.Add(uint64(n))
-	if err != nil {
-		c.writeFailed(err)
-	}
+	return true
 }
 
 func (c *conn) writeFailed(err error) {
@@ -370,12 +393,18 @@ func (c *conn) wake() {
 // teardown cancels what is under way, waits for it, and gives everything back.
 func (c *conn) teardown() {
 	c.cancel(nil)
+	if c.ledger != nil {
+		c.ledger.quiet = true // a successor begins where this ends
+	}
 	_ = c.nc.Close() // closed already unless the peer hung up first
 	c.dropRequests()
 	c.wg.Wait()
 	c.installAttached()
 	c.dropFIDs()
 	c.tally.publish(&c.srv.stats, &c.count)
+	if c.ledger != nil {
+		c.letGo()
+	}
 	c.release()
 	c.srv.pool.put(c.small)
 }

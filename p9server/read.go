@@ -32,6 +32,9 @@ func (c *conn) open(tag uint16, d *decoder) syscall.Errno {
 		return syscall.EFBIG
 	}
 	f.state, f.size = fidOpen, a.Size
+	if c.ledger != nil {
+		c.ledger.noteFID(c.attaches[f.slot], *f)
+	}
 	c.begin(tag, tlopen+1, 13+4)
 	c.out.b = appendQid(c.out.b, c.qidVersion(f), qidTypeOf(f.mode()), f.node)
 	c.out.b = append(c.out.b, 0, 0, 0, 0)

@@ -58,6 +58,9 @@ func (c *conn) isPending(tag uint16) bool {
 // start registers r and runs it, or queues it behind those that run. At the
 // bound of requests held it waits, and with it the reading of requests.
 func (c *conn) start(r *request, timeout time.Duration) {
+	if c.ledger != nil {
+		c.noteWaiting(r)
+	}
 	r.began = time.Now()
 	r.ctx, r.cancel = context.WithCancel(c.ctx)
 	c.mu.Lock()
@@ -173,8 +176,14 @@ func (c *conn) retire(r *request) {
 func (c *conn) claim(r *request, outcome attachResult) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.ledger != nil && c.ctx.Err() != nil {
+		return false // a successor answers
+	}
 	if !c.takeOut(r, requestAnswered) {
 		return false
+	}
+	if c.ledger != nil {
+		c.ledger.noteAnswer(r, &outcome)
 	}
 	c.srv.stats.waited[r.kind()/2].observe(time.Since(r.began))
 	if r.isAttach() {
@@ -271,6 +280,9 @@ func (c *conn) flushAll() {
 
 func (c *conn) giveUp(r *request) {
 	c.srv.stats.flushed.Add(1)
+	if c.ledger != nil {
+		c.ledger.note(ledgerEntry{kind: entryDone, id: uint32(r.tag)})
+	}
 	r.cancel()
 	if r.isAttach() {
 		c.dropFID(r.fid)

@@ -14,6 +14,10 @@ type attach struct {
 	tree    Tree
 	version uint32 // of all its qids
 	release func()
+	// For a ledger: a number, and what it takes to attach the same tree again.
+	id    uint32
+	aname string
+	fsid  uint64
 	// fids counts the fids that refer to it; the read loop's own.
 	fids int
 	// holds counts the read loop (while fids > 0) and each read under way.
@@ -58,8 +62,7 @@ func (c *conn) qidVersion(f *fid) uint32 { return c.attaches[f.slot].version }
 // versionOf makes the version of a tree's qids from its file system ID: a client
 // that attaches again after a restart can tell whether it has the same tree. It
 // is never 0: Linux since 6.4 does not cache what has version 0.
-func versionOf(t Tree) uint32 {
-	id := t.Statfs().FSID
+func versionOf(id uint64) uint32 {
 	return max(1, uint32(id)^uint32(id>>32))
 }
 
@@ -68,6 +71,9 @@ func (c *conn) putFID(f fid) {
 	c.fids.put(f)
 	c.tally.fids++
 	c.attaches[f.slot].fids++
+	if c.ledger != nil {
+		c.ledger.noteFID(c.attaches[f.slot], f)
+	}
 }
 
 // dropFID forgets a fid, and the attach with its last one. false if there was
@@ -78,6 +84,9 @@ func (c *conn) dropFID(id uint32) bool {
 		return false
 	}
 	c.tally.fids--
+	if c.ledger != nil && f.state != fidAttaching {
+		c.ledger.note(ledgerEntry{kind: entryDrop, id: id})
+	}
 	c.unlink(f)
 	return true
 }
@@ -90,6 +99,9 @@ func (c *conn) unlink(f fid) {
 	}
 	if f.state == fidXattr {
 		delete(c.values, f.id)
+		if c.ledger != nil {
+			delete(c.ledger.names, f.id)
+		}
 	}
 	at := c.attaches[f.slot]
 	if at.fids--; at.fids == 0 {
@@ -101,6 +113,9 @@ func (c *conn) unlink(f fid) {
 
 // dropFIDs forgets all of them.
 func (c *conn) dropFIDs() {
+	if c.ledger != nil {
+		c.ledger.note(ledgerEntry{kind: entryClear})
+	}
 	c.tally.fids -= int64(c.fids.count)
 	c.fids.each(c.unlink)
 	c.fids.clear()
@@ -201,7 +216,8 @@ func (c *conn) runAttach(r *request) {
 		c.answerError(r, errnoOf(err))
 		return
 	}
-	at := &attach{tree: tree, version: versionOf(tree), release: release}
+	id := tree.Statfs().FSID
+	at := &attach{tree: tree, version: versionOf(id), release: release, aname: r.aname, fsid: id}
 	at.holds.Store(1)
 	c.srv.stats.attaches.Add(1)
 	root := tree.Root()

@@ -49,6 +49,9 @@ func (c *conn) walk(tag uint16, d *decoder) syscall.Errno {
 	case found < n:
 	case newID == id:
 		f.node, f.kind = to.node, to.kind
+		if c.ledger != nil {
+			c.ledger.noteFID(c.attaches[f.slot], *f)
+		}
 	default:
 		c.putFID(to)
 	}

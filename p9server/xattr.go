@@ -67,6 +67,9 @@ func (c *conn) openValue(f *fid, name []byte) syscall.Errno {
 	}
 	f.state, f.size = fidXattr, uint64(len(value))
 	c.values[f.id] = value
+	if c.ledger != nil {
+		c.ledger.names[f.id] = string(name)
+	}
 	return 0
 }
 
