@@ -7,8 +7,10 @@ var anything = []string{"*"}
 // may be imported outside tests. A name ending in /... stands for everything
 // below. Packages that only tests may import are in testOnly.
 var allowed = map[string][]string{
-	"cmd/nineply":       {"internal/cli"},
-	"cmd/nineply-mount": {"internal/cli", "internal/mount", "internal/keeper"},
+	"cmd/nineply":          {"internal/cli"},
+	"cmd/nineply-mount":    {"internal/cli", "internal/mount", "internal/keeper"},
+	"cmd/nineply-verifier": {"internal/verifier"},
+	"internal/verifier":    {"internal/control", "internal/fserr"},
 
 	"estargz":                    {"internal/inflate", "internal/fserr"},
 	"layerindex":                 {"estargz", "internal/crc32c", "internal/fserr"},
@@ -39,6 +41,7 @@ var allowed = map[string][]string{
 	"internal/hostlink":          {"internal/fserr"},
 	"internal/mount":             {"internal/hostlink", "internal/idmap", "internal/p9client", "layerindex", "internal/fserr"},
 	"internal/keeper":            {"internal/hostlink", "internal/mount", "internal/p9client", "internal/control", "internal/fserr"},
+	"internal/layerstore":        {"estargz", "internal/control", "internal/fserr"},
 	"internal/doctor":            {"internal/config", "internal/control"},
 	"internal/coldstart":         {"internal/control", "internal/fserr"},
 	"internal/demo":              {"internal/coldstart", "internal/config", "internal/convert", "internal/daemon", "internal/demoimage", "internal/testbed"},
@@ -49,9 +52,10 @@ var allowed = map[string][]string{
 	"internal/cli/...":           anything,
 	"internal/daemon":            anything,
 	"internal/deptest":           {},
-	"vm":                         {"internal/fserr"},
-	"vm/vmtest":                  {"vm/vmtest/internal/bootspec"},
-	"vm/vmtest/...":              {"vm/vmtest/internal/bootspec"},
+	"vm":                         {"vm/internal/bootspec", "internal/fserr"},
+	"vm/guestinit":               {"vm/internal/bootspec"},
+	"vm/internal/...":            {},
+	"vm/vmtest":                  {"vm"},
 	"bench/convert":              {},
 	"bench/convert/write":        {"estargz"},
 	"bench/record":               {},
@@ -76,7 +80,7 @@ var allowed = map[string][]string{
 // testOnly are packages that nothing but tests and these packages import.
 var testOnly = []string{
 	"e2e", "e2e/...", "internal/deptest", "internal/faultfs", "internal/p9client/p9fake", "internal/source/sourcetest",
-	"internal/testreg", "p9server/p9test", "snapshotter/contracttest", "vm/vmtest", "vm/vmtest/...",
+	"internal/testreg", "p9server/p9test", "snapshotter/contracttest", "vm/vmtest",
 }
 
 const module = "github.com/nineply/nineply/"
@@ -102,7 +106,7 @@ var foreign = []string{"github.com/dgraph-io/...", "github.com/containerd/...", 
 // tests aside.
 var soleImporters = map[string][]string{
 	"github.com/dgraph-io/badger/": {"chunkstore"},
-	"github.com/hanwen/go-fuse/":   {"internal/mount"},
+	"github.com/hanwen/go-fuse/":   {"internal/mount", "internal/layerstore"},
 	"github.com/spf13/cobra":       {"internal/cli", "internal/cli/..."},
 	// A containerd is a host of the snapshotter, and one more place for images.
 	"github.com/containerd/containerd/": {"snapshotter", "snapshotter/...", "internal/coldstart", "internal/optimize", "internal/source/containerdstore"},

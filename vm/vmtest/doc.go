@@ -1,19 +1,6 @@
-// Package vmtest boots guests with kernels other than the host's, so that tests
-// can use what the host kernel lacks: the 9p client, overlay over it, and
-// container runtimes on top.
-//
-// A [Guest] names a root directory of the host, a script and a few files.
-// [RunUML] boots it under User-Mode Linux (about two seconds, one CPU),
-// [RunQEMU] under QEMU without hardware virtualisation (about ten seconds,
-// several CPUs, virtio devices). Both boot the same initramfs, whose first
-// process (guestinit) mounts the root read-only under a tmpfs, runs the script
-// and reports its output and exit status through a [Result].
-//
-// The guest's network is a namespace of its own with the host at
-// [HostAddress]: it reaches exactly the services listed in [Guest.Services],
-// each forwarded to a TCP or unix socket of the host, and nothing else. A
-// script can also stop and ask the test with /run/nineply-guest/signal WORD,
-// which calls [Guest.OnSignal].
+// Package vmtest boots the guests of package vm for tests: it keeps what a run
+// needs in the test's directory, and skips the tests of machines that cannot
+// boot guests, or fails them where guests are demanded.
 //
 // It is test infrastructure: nothing that is shipped imports it.
 package vmtest

@@ -1,21 +1,23 @@
 package vmtest_test
 
 import (
+	"context"
 	"testing"
-	"time"
 
 	"github.com/nineply/nineply/vm/vmtest"
 )
 
-// TestGuestThatHangsIsEnded: the timeout ends the guest with all its processes
-// and what it had said is still there.
+// TestGuestThatHangsIsEnded: the end of the context ends the guest with all its
+// processes, and what it had said is still there.
 func TestGuestThatHangsIsEnded(t *testing.T) {
 	if testing.Short() {
 		t.Skip("boots a guest")
 	}
-	result, err := vmtest.RunUML(t.Context(), t, vmtest.Guest{
-		Script:  "echo before\nsleep 1000000\n",
-		Timeout: 4 * time.Second,
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	result, err := vmtest.RunUML(ctx, t, vmtest.Guest{
+		Script:   "echo before\n" + vmtest.SignalCommand + " hang\nsleep 1000000\n",
+		OnSignal: func(string) string { cancel(); return "" },
 	})
 	if err == nil {
 		t.Fatal("a guest that hangs ended well")

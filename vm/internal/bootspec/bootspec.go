@@ -13,13 +13,14 @@ import (
 
 // Places inside the initramfs, known to both sides.
 const (
-	SpecPath    = "/nineply-guest.json" // the Spec, as JSON
-	ModuleDir   = "/nineply-modules"    // *.ko files named in Spec.Modules
-	FileDir     = "/nineply-files"      // contents of Spec.Files
-	RunDir      = "/run/nineply-guest"  // in the booted root: script and signal
-	HostAddress = "10.0.2.2"            // where services of the host answer
-	GuestCIDR   = "10.0.2.15/24"        // the guest's own address
-	SignalPort  = 9                     // HostAddress port taking signals
+	SpecPath       = "/nineply-guest.json" // the Spec, as JSON
+	ModuleDir      = "/nineply-modules"    // *.ko files named in Spec.Modules
+	FileDir        = "/nineply-files"      // contents of Spec.Files
+	RunDir         = "/run/nineply-guest"  // in the booted root: script and signal
+	HostAddress    = "10.0.2.2"            // where services of the host answer
+	ForwardAddress = "10.0.2.100"          // where QEMU's own forwards answer
+	GuestCIDR      = "10.0.2.15/24"        // the guest's own address
+	SignalPort     = 9                     // HostAddress port taking signals
 )
 
 // Spec is one boot.

@@ -1,19 +1,19 @@
-package vmtest
+package vm
 
 import (
 	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
-	"testing"
 
-	"github.com/nineply/nineply/vm/vmtest/internal/bootspec"
+	"github.com/nineply/nineply/vm/internal/bootspec"
 )
 
 const (
@@ -22,16 +22,14 @@ const (
 )
 
 // RunQEMU boots g under QEMU with a Debian kernel and
-// returns what its script did; see [RunUML] for skipping and errors. The CPU is
+// returns what its script did; see [RunUML] for dir and errors. The CPU is
 // emulated (NINEPLY_QEMU_ACCEL=kvm uses the host's, where that works).
-func RunQEMU(ctx context.Context, t testing.TB, g Guest) (*Result, error) {
-	t.Helper()
-	Require(t, missingQEMU())
+func RunQEMU(ctx context.Context, dir string, g Guest) (*Result, error) {
 	image, modules, err := findKernel()
 	if err != nil {
 		return nil, err
 	}
-	return start(ctx, t, g, machine{
+	return start(ctx, dir, g, machine{
 		kernelModules: modules,
 		modules: []string{
 			"virtio_pci", "virtio_console", "virtio_net", "9pnet_virtio",
@@ -59,10 +57,13 @@ func qemuCommand(r *run, image string) []string {
 		"-kernel", image, "-initrd", r.initrd,
 		"-append", "console=ttyS0 quiet panic=-1",
 		"-serial", "stdio", "-monitor", "none",
-		"-netdev", "user,id=net", "-device", "virtio-net-pci,netdev=net,romfile=",
+		"-netdev", "user,id=net" + guestForwards(r.Forwards), "-device", "virtio-net-pci,netdev=net,romfile=",
 		"-device", "virtio-serial-pci",
 		"-chardev", "file,id=report,path=" + r.report,
 		"-device", "virtserialport,chardev=report,name=" + reportPort,
+	}
+	for _, port := range sortedPorts(r.Forwards) {
+		argv = append(argv, "-chardev", fmt.Sprintf("socket,id=fwd%d,path=%s", port, r.Forwards[port]))
 	}
 	for tag, dir := range r.dirs {
 		readOnly := "off"
@@ -73,6 +74,20 @@ func qemuCommand(r *run, image string) []string {
 			dir, mountTag(tag), readOnly))
 	}
 	return argv
+}
+
+// guestForwards joins ports of the guest's network with chardevs. The address
+// must not be that of slirp's own services.
+func guestForwards(forwards map[int]string) string {
+	var options strings.Builder
+	for _, port := range sortedPorts(forwards) {
+		fmt.Fprintf(&options, ",guestfwd=tcp:%s:%d-chardev:fwd%d", ForwardAddress, port, port)
+	}
+	return options.String()
+}
+
+func sortedPorts(forwards map[int]string) []int {
+	return slices.Sorted(maps.Keys(forwards))
 }
 
 // findKernel finds the newest kernel that has both an image and modules: one
@@ -109,7 +124,8 @@ func byTime(a, b string) int {
 	return infoA.ModTime().Compare(infoB.ModTime())
 }
 
-func missingQEMU() error {
+// MissingQEMU says what [RunQEMU] needs and this machine lacks, nil if nothing.
+func MissingQEMU() error {
 	if err := missingGuest(); err != nil {
 		return err
 	}

@@ -9,7 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/nineply/nineply/vm/vmtest/internal/bootspec"
+	"github.com/nineply/nineply/vm/internal/bootspec"
 )
 
 const (

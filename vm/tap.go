@@ -1,4 +1,4 @@
-package vmtest
+package vm
 
 import (
 	"fmt"
@@ -7,7 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/nineply/nineply/vm/vmtest/internal/bootspec"
+	"github.com/nineply/nineply/vm/internal/bootspec"
 )
 
 // makeTap creates the tap device in the calling thread's network namespace,

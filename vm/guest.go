@@ -1,4 +1,4 @@
-package vmtest
+package vm
 
 import (
 	"context"
@@ -8,14 +8,16 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"testing"
 	"time"
 
-	"github.com/nineply/nineply/vm/vmtest/internal/bootspec"
+	"github.com/nineply/nineply/vm/internal/bootspec"
 )
 
 // HostAddress is where a guest finds [Guest.Services].
 const HostAddress = bootspec.HostAddress
+
+// ForwardAddress is where a QEMU guest finds [Guest.Forwards].
+const ForwardAddress = bootspec.ForwardAddress
 
 // SignalCommand is the program in every guest that sends its arguments to
 // [Guest.OnSignal] and prints the answer.
@@ -48,6 +50,10 @@ type Guest struct {
 	Env []string
 	// MemoryMiB is the guest's memory, 768 if 0.
 	MemoryMiB int
+	// Forwards maps ports at ForwardAddress to unix sockets that QEMU
+	// itself connects to, when it starts: one connection for each port, with
+	// nothing between the guest's network and the socket. UML has none.
+	Forwards map[int]string
 	// CPUs is the number of virtual CPUs of QEMU, 2 if 0. UML has one.
 	CPUs int
 	// Timeout bounds the whole run, 3 minutes if 0.
@@ -87,12 +93,11 @@ type run struct {
 }
 
 // start prepares the run's directory, boots the guest and collects the result.
-func start(ctx context.Context, t testing.TB, g Guest, m machine) (*Result, error) {
-	t.Helper()
+func start(ctx context.Context, dir string, g Guest, m machine) (*Result, error) {
 	g = g.withDefaults()
 	ctx, cancel := context.WithTimeout(ctx, g.Timeout)
 	defer cancel()
-	r := &run{Guest: g, machine: m, dir: t.TempDir()}
+	r := &run{Guest: g, machine: m, dir: dir}
 	init, err := buildInit(ctx, r.dir)
 	if err != nil {
 		return nil, err

@@ -13,7 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/nineply/nineply/vm/vmtest/internal/bootspec"
+	"github.com/nineply/nineply/vm/internal/bootspec"
 )
 
 // boot does everything and never returns: whatever happens, the guest is

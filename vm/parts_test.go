@@ -1,4 +1,4 @@
-package vmtest
+package vm
 
 import (
 	"bytes"
@@ -9,7 +9,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/nineply/nineply/vm/vmtest/internal/bootspec"
+	"github.com/nineply/nineply/vm/internal/bootspec"
 )
 
 func TestModulesComeAfterWhatTheyNeed(t *testing.T) {

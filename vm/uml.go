@@ -1,4 +1,4 @@
-package vmtest
+package vm
 
 import (
 	"context"
@@ -6,26 +6,23 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"testing"
 
-	"github.com/nineply/nineply/vm/vmtest/internal/bootspec"
+	"github.com/nineply/nineply/vm/internal/bootspec"
 )
 
 // umlModules is where Debian's user-mode-linux package keeps its modules.
 const umlModules = "/usr/lib/uml/modules/*/modules.dep"
 
-// RunUML boots g under User-Mode Linux and returns what its script did. It
-// skips the test, or fails it where guests are demanded (see [Require]), if the
-// machine has no User-Mode Linux. The error is for a guest that did not get to
-// the end of its script; a script that failed is Result.Status.
-func RunUML(ctx context.Context, t testing.TB, g Guest) (*Result, error) {
-	t.Helper()
-	Require(t, missingUML())
+// RunUML boots g under User-Mode Linux and returns what its script did. What
+// the run needs is kept in dir, an empty directory. The error is for a guest
+// that did not get to the end of its script; a script that failed is
+// Result.Status.
+func RunUML(ctx context.Context, dir string, g Guest) (*Result, error) {
 	trees, err := filepath.Glob(umlModules)
 	if err != nil || len(trees) == 0 {
 		return nil, fmt.Errorf("no modules for User-Mode Linux (%s): %w", umlModules, err)
 	}
-	return start(ctx, t, g, machine{
+	return start(ctx, dir, g, machine{
 		kernelModules: filepath.Dir(trees[len(trees)-1]),
 		modules:       []string{"9pnet_fd", "9p", "overlay", "fuse"},
 		iface:         "vec0",
@@ -52,7 +49,8 @@ func umlCommand(r *run) ([]string, error) {
 	}, nil
 }
 
-func missingUML() error {
+// MissingUML says what [RunUML] needs and this machine lacks, nil if nothing.
+func MissingUML() error {
 	if err := missingGuest(); err != nil {
 		return err
 	}
