@@ -163,11 +163,12 @@ type device struct {
 	fd    int
 	flags uint32 // what the kernel can and we want
 	wg    sync.WaitGroup
+	freezer
 }
 
 // newDevice takes over a descriptor that was mounted, and greets the kernel.
 func newDevice(file *os.File) (*device, error) {
-	d := &device{file: file, fd: int(file.Fd())}
+	d := &device{file: file, fd: int(file.Fd()), freezer: newFreezer()}
 	buf := make([]byte, requestSize)
 	r, err := d.next(buf)
 	if err != nil {
@@ -201,6 +202,9 @@ var errEnded = errors.New("the mount has ended")
 // next waits for a request. The result lies in buf.
 func (d *device) next(buf []byte) (r fuseRequest, err error) {
 	for {
+		if d.frozen.Load() {
+			return r, errFrozen
+		}
 		n, err := unix.Read(d.fd, buf)
 		switch {
 		case err == nil:
@@ -241,9 +245,9 @@ func (d *device) refuse(unique uint64, errno unix.Errno) error {
 	return d.send(w.end(unique, errno))
 }
 
-// serve has n goroutines answer requests until the kernel has given up. Nobody
-// reads from the device any more when it returns.
-func (d *device) serve(n int, h handler) error {
+// serveUntilFrozen has n goroutines answer requests until the kernel has given up
+// (nil) or the device is frozen (errFrozen).
+func (d *device) serveUntilFrozen(n int, h handler) error {
 	errs := make([]error, n)
 	for i := range n {
 		d.wg.Add(1)
@@ -253,10 +257,17 @@ func (d *device) serve(n int, h handler) error {
 		}()
 	}
 	d.wg.Wait()
+	frozen := 0
 	for _, err := range errs {
-		if !errors.Is(err, errEnded) {
+		switch {
+		case errors.Is(err, errFrozen):
+			frozen++
+		case !errors.Is(err, errEnded):
 			return err
 		}
+	}
+	if frozen == n {
+		return errFrozen
 	}
 	return nil
 }

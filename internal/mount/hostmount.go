@@ -130,11 +130,16 @@ func (m *hostMount) start(link *hostlink.Conn) error {
 	}
 	m.reads.dev = m.dev
 	m.reads.attach(link)
+	m.makeFront()
+	return nil
+}
+
+// makeFront is what answers.
+func (m *hostMount) makeFront() {
 	m.front = &indexFront{
 		x: m.shared.index, reads: m.reads, flags: m.dev.flags, ids: m.ids,
 		statfs: layerStatfs{blockSize: max(m.welcome.BlockSize, 512), blocks: m.welcome.Blocks, files: m.welcome.Files},
 	}
-	return nil
 }
 
 // supervise uses the link, and makes the next one when it is lost, until the
@@ -230,14 +235,15 @@ func (m *hostMount) mode() Mode { return FUSE }
 
 func (m *hostMount) serve() {
 	err := m.dev.serve(max(2, min(runtime.GOMAXPROCS(0), 4)), m.front)
-	if err != nil {
+	left := errors.Is(err, errLeft)
+	if err != nil && !left {
 		m.log.Error("mount given up", zap.String("target", m.target), zap.Error(err))
 	}
 	m.cancel()
 	m.reads.end()
 	m.wg.Wait()
 	_ = m.dev.file.Close() // nothing is buffered
-	if deviceOf(m.target) == m.id && m.id != 0 {
+	if !left && m.id != 0 && deviceOf(m.target) == m.id {
 		// The kernel aborted the connection: the mount is dead but there.
 		if err := Detach(m.target, true); err != nil {
 			m.log.Warn("dead mount stays", zap.String("target", m.target), zap.Error(err))

@@ -21,12 +21,18 @@ type sharedIndex struct {
 	tree  string
 	head  []byte
 	index *layerindex.Index
+	file  *os.File // the same, for another process
 	users int
 }
 
 // open takes over the file of a tree's index.
 func (s *Indexes) open(tree string, file *os.File) (_ *sharedIndex, err error) {
-	defer func() { err = errors.Join(err, file.Close()) }()
+	kept := false
+	defer func() {
+		if !kept {
+			err = errors.Join(err, file.Close())
+		}
+	}()
 	head, err := headOf(file)
 	if err != nil {
 		return nil, err
@@ -41,7 +47,8 @@ func (s *Indexes) open(tree string, file *os.File) (_ *sharedIndex, err error) {
 	if err != nil {
 		return nil, err
 	}
-	x := &sharedIndex{all: s, tree: tree, head: head, index: index, users: 1}
+	x := &sharedIndex{all: s, tree: tree, head: head, index: index, file: file, users: 1}
+	kept = true
 	if s.byTree == nil {
 		s.byTree = make(map[string]*sharedIndex)
 	}
@@ -68,5 +75,5 @@ func (x *sharedIndex) release() error {
 	if x.all.byTree[x.tree] == x {
 		delete(x.all.byTree, x.tree)
 	}
-	return x.index.Close()
+	return errors.Join(x.index.Close(), x.file.Close())
 }
