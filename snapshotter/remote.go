@@ -32,8 +32,11 @@ func (s *Snapshotter) prepareRemote(ctx context.Context, key, parent, target str
 	}
 	defer unlock()
 	state, err := s.targetState(ctx, chain, key, parent, target)
-	if err != nil || state != targetMissing {
-		return s.answerKnown(state, chain, labels, err)
+	if err != nil {
+		return "", err
+	}
+	if state != targetMissing {
+		return s.answerKnown(ctx, state, parent, target, labels)
 	}
 	below, ok := remoteChain(parent)
 	if parent != "" && !ok {
@@ -91,26 +94,6 @@ func (s *Snapshotter) targetState(ctx context.Context, chain, key, parent, targe
 		return nil
 	})
 	return state, err
-}
-
-// answerKnown answers for a chain that has a snapshot, or for err.
-func (s *Snapshotter) answerKnown(state targetState, chain string, labels map[string]string, err error) (string, error) {
-	switch {
-	case err != nil:
-		return "", err
-	case state == targetElsewhere:
-		s.logHandBack(chain, ReasonOtherParent, nil)
-		return ReasonOtherParent, nil
-	}
-	s.counters.update(func(st *Stats) { st.Existing++ })
-	// Usually another compression of the same files; but chain IDs are claims of
-	// whoever made the image, so it is worth a line.
-	_, now, _ := findSource(labels)
-	if was, err := s.journal.layer(chain); err == nil && now != "" && now != was.Digest {
-		s.log.Warn("an image names another blob for a chain that is already there", zap.String("chain", chain),
-			zap.String("served", was.Digest), zap.String("served_from", was.Ref), zap.String("named", now))
-	}
-	return reasonNone, nil
 }
 
 // addLayer asks the Backend for the layer and commits its snapshot. The chain's

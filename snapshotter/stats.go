@@ -11,6 +11,7 @@ const (
 	ReasonBadLabels    = "bad-labels"   // a reference or digest in the labels is malformed
 	ReasonLocalParent  = "local-parent" // the layer below is unpacked on this host
 	ReasonOtherParent  = "other-parent" // the chain exists on top of another parent
+	ReasonOtherLayer   = "other-layer"  // the chain exists with a layer that is not what it claims to be
 	ReasonUnsupported  = "unsupported"  // no reader for the layer's format
 	ReasonTooLarge     = "too-large"    // a limit was exceeded
 	ReasonNotFound     = "not-found"    // the source has no such layer

@@ -72,6 +72,8 @@ type Fetch struct {
 	BackgroundDelay Duration `toml:"background_delay" comment:"How long nobody must have waited for bytes before that begins."`
 	BackgroundShare int      `toml:"background_share" comment:"The part of the bandwidth that it takes, in percent."`
 	BackgroundRate  Size     `toml:"background_rate" comment:"Most bytes per second that it fetches, besides; 0: no limit."`
+
+	Strict bool `toml:"strict" comment:"Use nothing of a layer before all of it was read and found to have the diff ID that its image claims. Starts then take as long as a full pull."`
 }
 
 // Index says which indexes that lie beside an image are used without being pulled by

@@ -40,6 +40,7 @@ func NewHandler(s Service, metrics http.Handler) http.Handler {
 		reply(w, st, err)
 	})
 	handleStat(mux, s)
+	handleChecks(mux, s)
 	handleIndexes(mux, s)
 	handleCache(mux, s)
 	handleProfiles(mux, s)

@@ -122,6 +122,7 @@ type Service interface {
 	Status(ctx context.Context) (Status, error)
 
 	StatService
+	CheckService
 	IndexService
 	CacheService
 	ProfileService

@@ -110,7 +110,7 @@ func (p *parts) build(ctx context.Context, version string) error {
 	events := newEventLog()
 	catalog, err := image.New(ctx, image.Options{
 		Dir: filepath.Join(c.Root, "index"), Source: sources, Store: store, Records: store.Records(), Scheduler: sched,
-		Prefetch: c.Fetch.Prefetch, Fill: fill(c.Fetch, store, events), Trust: trust(c.Index), Profiles: profiles(c.Profiles), Platform: platforms.DefaultSpec(), Logger: p.log.Named("image"),
+		Prefetch: c.Fetch.Prefetch, Fill: fill(c.Fetch, store, events), Strict: c.Fetch.Strict, Trust: trust(c.Index), Profiles: profiles(c.Profiles), Platform: platforms.DefaultSpec(), Logger: p.log.Named("image"),
 	})
 	if err != nil {
 		sched.Close()

@@ -30,6 +30,7 @@ type Options struct {
 	Scheduler *fetch.Scheduler
 	Prefetch  bool // fetch landmark ranges when an image is attached
 	Fill      Fill
+	Strict    bool // read each layer to its end before anything of it is used
 	Trust     Trust
 	Profiles  Profiles
 	Platform  ocispec.Platform
@@ -44,6 +45,7 @@ type Catalog struct {
 	records  Records
 	sched    *fetch.Scheduler
 	prefetch bool
+	strict   bool
 	trust    Trust
 	platform ocispec.Platform
 	log      *zap.Logger
@@ -87,7 +89,7 @@ func New(ctx context.Context, o Options) (*Catalog, error) {
 	}
 	c := &Catalog{
 		dir: o.Dir, source: o.Source, store: o.Store, records: o.Records, sched: o.Scheduler,
-		prefetch: o.Prefetch, trust: o.Trust, platform: o.Platform, log: o.Logger,
+		prefetch: o.Prefetch, strict: o.Strict, trust: o.Trust, platform: o.Platform, log: o.Logger,
 		layers: map[layerID]*Layer{}, trees: map[string]*treeState{},
 		opens: map[estargz.Digest]*call[*Layer]{}, images: map[string]*call[*imageRecord]{}, soci: map[digest.Digest]*soci.Index{},
 	}

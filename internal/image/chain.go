@@ -45,13 +45,20 @@ func (c *Catalog) AddLayer(ctx context.Context, r LayerRequest) (LayerInfo, erro
 	for i := range wants {
 		wants[i].ref = withTag(wants[i].ref, r.Ref)
 	}
+	if info, found, err := c.sharedChain(ctx, r.ChainID, wants[i]); err != nil || found {
+		return info, err
+	}
 	c.warm(wants, c.pulled(rec))
 	l, err := c.acquire(ctx, wants[i])
 	if err != nil {
 		return LayerInfo{}, err
 	}
 	defer c.release(l)
-	if err := c.judge(ctx, []*Layer{l}, []string{rec.DiffIDs[i]}); err != nil {
+	claim := rec.DiffIDs[i : i+1]
+	if err := c.proveAll(ctx, []*Layer{l}, claim); err != nil {
+		return LayerInfo{}, err
+	}
+	if err := c.judge(ctx, []*Layer{l}, claim); err != nil {
 		return LayerInfo{}, err
 	}
 	r.DiffID = rec.DiffIDs[i]
@@ -79,8 +86,8 @@ func (c *Catalog) saveChain(ctx context.Context, r LayerRequest, l *Layer) error
 	return c.save(ctx, keyChain+r.ChainID, rec)
 }
 
-// checkChain refuses to give a chain ID to other bytes than it has: chain IDs
-// come from an image's config, which nothing has verified yet.
+// checkChain refuses a layer whose chain below is not known, or is another one than
+// the chain ID was known with.
 func (c *Catalog) checkChain(ctx context.Context, r LayerRequest) error {
 	if r.Parent != "" {
 		if err := c.load(ctx, keyChain+r.Parent, new(chainRecord)); err != nil {
@@ -96,8 +103,6 @@ func (c *Catalog) checkChain(ctx context.Context, r LayerRequest) error {
 		return err
 	case old.Parent != r.Parent:
 		return fserr.Newf(fserr.Busy, "chain", r.ChainID, "known on top of %q, not of %q", old.Parent, r.Parent)
-	case old.Layer != r.Digest:
-		return fserr.Newf(fserr.Busy, "chain", r.ChainID, "known with layer %s, and %s claims it for %s; remove the image that brought the first, or pull the same one", old.Layer, r.Ref, r.Digest)
 	}
 	return nil
 }

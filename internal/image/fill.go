@@ -105,11 +105,13 @@ type job struct {
 	id     layerID
 	size   int64
 	done   atomic.Int64
-	state  string // guarded by filler.mu, as all below
+	urgent atomic.Bool // somebody waits for it
+	state  string      // guarded by filler.mu, as all below
 	reason string
 	since  time.Time // it is not begun before
 	fails  int       // so far
 	cancel context.CancelFunc
+	ended  chan struct{} // closed when it is not running any more; nil: it does not run
 }
 
 // filler reads layers in the background, one after the other. Its lock is a leaf.
@@ -242,8 +244,19 @@ func (f *filler) work(ctx context.Context, j *job) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	f.mu.Lock()
-	j.state, j.reason, j.cancel = FillRunning, "", cancel
+	if j.ended != nil { // somebody could not wait for its turn
+		f.mu.Unlock()
+		return
+	}
+	ended := make(chan struct{})
+	j.state, j.reason, j.cancel, j.ended = FillRunning, "", cancel, ended
 	f.mu.Unlock()
+	defer func() {
+		f.mu.Lock()
+		j.ended = nil
+		f.mu.Unlock()
+		close(ended)
+	}()
 	if !f.stillWanted(ctx, j.id) {
 		f.drop(j)
 		return
@@ -336,7 +349,7 @@ func (f *filler) reconsider(id layerID) {
 		f.mu.Lock()
 		defer f.mu.Unlock()
 		switch {
-		case f.jobs[id] != j:
+		case f.jobs[id] != j || j.urgent.Load():
 		case j.cancel != nil:
 			j.cancel()
 			j.state = FillOff

@@ -226,9 +226,23 @@ func resumeHash(state []byte) (hash.Hash, error) {
 // fetcher reads pieces of a layer's blob within the share of the bandwidth.
 func (f *filler) fetcher(ctx context.Context, j *job, l *Layer) func(p []byte, off int64) (int, error) {
 	return func(p []byte, off int64) (int, error) {
-		n, err := f.readPiece(ctx, l, p, off)
+		read := f.readPiece
+		if j.urgent.Load() {
+			read = readNow
+		}
+		n, err := read(ctx, l, p, off)
 		f.bytes.Add(int64(n))
 		j.done.Store(off + int64(n))
 		return n, err
 	}
+}
+
+// readNow is readPiece that waits for nobody.
+func readNow(ctx context.Context, l *Layer, p []byte, off int64) (n int, err error) {
+	for n == 0 && err == nil {
+		if err = ctx.Err(); err == nil {
+			n, err = l.bytes.ReadRaw(ctx, p, off)
+		}
+	}
+	return n, err
 }

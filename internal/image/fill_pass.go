@@ -88,8 +88,10 @@ func (f *filler) read(ctx context.Context, j *job) error {
 	if l.id != j.id || f.c.verdict(ctx, l).settled() || !l.bytes.Ranged() {
 		return nil
 	}
-	if err := f.quiet(ctx, f.Delay); err != nil {
-		return err
+	if !j.urgent.Load() {
+		if err := f.quiet(ctx, f.Delay); err != nil {
+			return err
+		}
 	}
 	if l.index.NumNodes() > manyNodes {
 		// What comparing them takes for a moment would stay with the process for minutes.

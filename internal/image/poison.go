@@ -240,7 +240,7 @@ func (c *Catalog) forget(ctx context.Context, rec *chainRecord) error {
 		return nil
 	}
 	f.mu.Lock()
-	if j := f.jobs[id]; j != nil {
+	if j := f.jobs[id]; j != nil && !j.urgent.Load() {
 		if j.cancel != nil {
 			j.cancel()
 		}
@@ -323,7 +323,11 @@ func treeKey(name string, claims []string) string {
 func (c *Catalog) enter(ctx context.Context, t *treeState) error {
 	before := t.poison.Load()
 	c.fill.enter(ctx, t)
-	if err := c.judge(ctx, t.layers, t.claims); err != nil {
+	err := c.proveAll(ctx, t.layers, t.claims)
+	if err == nil {
+		err = c.judge(ctx, t.layers, t.claims)
+	}
+	if err != nil {
 		c.fill.leave(t)
 		c.releaseTree(t)
 		return err
