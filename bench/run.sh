@@ -4,7 +4,7 @@
 #   bench/run.sh [AREA] [COUNT]
 #
 # Most areas are Go benchmarks of packages. The others are programs that print
-# the same: coldstart and fuse need root and what "make demo" needs.
+# the same: coldstart, fuse and guest need root and what "make demo" needs.
 #
 # The machine and the versions are the first line of each file. The tables of
 # docs/benchmarks.md are made from the files by `make bench-tables`.
@@ -28,6 +28,7 @@ declare -A areas=(
 	[share]=bench/share
 	[memory]=bench/memory
 	[fuse]=bench/fuse
+	[guest]=bench/guest
 	[ninep]=bench/ninep
 )
 wanted=${1:-all} count=${2:-5}
