@@ -96,19 +96,26 @@ func (a *app) printServed(st control.Status) error {
 func (a *app) doctorCommand() *cobra.Command {
 	var asJSON bool
 	var containerdConfig string
+	var runtime doctorContainerd
 	cmd := &cobra.Command{
 		Use: "doctor", Short: "Check what this machine has and say what to do", Args: nArgs(0, 0),
 		Long: `doctor checks the kernel (9p, FUSE, overlayfs), containerd and its configuration,
-the daemon's sockets and the disk. It changes nothing. It exits with 1 when the
-main job cannot work here.`,
+the daemon's sockets and the disk. It changes nothing, unless told to --write. It
+exits with 1 when the main job cannot work here.
+
+With --containerd it looks at containerd's configuration alone, and knows what the
+version that is installed needs. With --write as well, it adds what is missing; what
+was there is kept beside the file, since comments are lost.`,
 		Example: `  nineply doctor
+  nineply doctor --containerd --write
+  nineply doctor --containerd --name stargz  # for nerdctl, BuildKit and k3s
   nineply doctor --containerd-config /etc/containerd/config.toml`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := a.config()
 			if err != nil {
 				return err
 			}
-			findings := doctor.Run(cmd.Context(), doctor.Default(c, containerdConfig))
+			findings := runtime.findings(cmd.Context(), doctor.Default(c, containerdConfig))
 			if err := a.printFindings(findings, asJSON); err != nil {
 				return err
 			}
@@ -120,6 +127,7 @@ main job cannot work here.`,
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object per finding")
 	cmd.Flags().StringVar(&containerdConfig, "containerd-config", "/etc/containerd/config.toml", "containerd's configuration file")
+	runtime.flags(cmd)
 	return cmd
 }
 

@@ -1,5 +1,6 @@
 // Package doctor looks at a machine and says whether Nineply can work on it:
-// what is there, what is missing, and what to do about it. It changes nothing.
+// what is there, what is missing, and what to do about it. It changes nothing but,
+// with [WriteContainerd], the configuration of containerd.
 //
 // Each check is one function that returns one [Finding]; [Run] makes them all.
 package doctor
