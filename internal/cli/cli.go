@@ -104,7 +104,7 @@ read. Containers, virtual machines and tools on one host share one cache.`,
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.AddCommand(
 		a.daemonCommand(), a.mountCommand(), a.umountCommand(), a.lsCommand(), a.catCommand(),
-		a.statusCommand(), a.statCommand(), a.eventsCommand(), a.inspectCommand(), a.verifyCommand(), a.convertCommand(), a.optimizeCommand(), a.cacheCommand(), a.indexCommand(), a.profileCommand(), a.doctorCommand(), a.demoCommand(), a.versionCommand(),
+		a.statusCommand(), a.statCommand(), a.eventsCommand(), a.inspectCommand(), a.verifyCommand(), a.convertCommand(), a.optimizeCommand(), a.cacheCommand(), a.indexCommand(), a.profileCommand(), a.storeCommand(), a.doctorCommand(), a.demoCommand(), a.versionCommand(),
 	)
 	return root
 }
@@ -127,8 +127,8 @@ func (a *app) config() (config.Config, error) {
 		}
 		return def
 	}
-	base := config.Default(pick(a.root, config.DefaultRoot), pick(a.state, config.DefaultState))
-	c, err := config.Load(base, pick(a.configPath, config.DefaultPath), a.configPath == "")
+	places := config.PlacesFor(os.Geteuid(), os.Getenv)
+	c, err := config.Load(places.Defaults(a.root, a.state), pick(a.configPath, places.Config), a.configPath == "")
 	if err != nil {
 		return c, usageError{err}
 	}

@@ -41,6 +41,7 @@ func NewHandler(s Service, metrics http.Handler) http.Handler {
 	})
 	handleStat(mux, s)
 	handleChecks(mux, s)
+	handleImages(mux, s)
 	handleIndexes(mux, s)
 	handleCache(mux, s)
 	handleProfiles(mux, s)

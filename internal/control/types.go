@@ -123,6 +123,7 @@ type Service interface {
 
 	StatService
 	CheckService
+	ImageService
 	IndexService
 	CacheService
 	ProfileService

@@ -15,6 +15,7 @@ const (
 	AttachImage = "image/" // followed by a reference or a manifest digest
 	AttachChain = "chain/" // followed by a chain ID
 	AttachLayer = "layer/" // followed by a blob digest; whiteouts are shown as overlayfs wants them
+	AttachTop   = "top/"   // followed by a chain ID: its uppermost layer alone, shown as AttachLayer does
 )
 
 // maxLayers bounds the layers of one tree.
@@ -37,7 +38,7 @@ func (c *Catalog) Open(ctx context.Context, aname string) (Tree, func(), error) 
 			l.bytes.Prefetch(l.index.Info().PrefetchEnd)
 		}
 	}
-	t, first, err := c.tree(layers, claims(wants), strings.HasPrefix(aname, AttachLayer))
+	t, first, err := c.tree(layers, claims(wants), strings.HasPrefix(aname, AttachLayer) || strings.HasPrefix(aname, AttachTop))
 	if err != nil {
 		return Tree{}, nil, err
 	}
@@ -69,11 +70,17 @@ func (c *Catalog) wantsOf(ctx context.Context, aname string) (wants []want, rec 
 		}
 		return wants, c.imageOfChain(ctx, wants), nil
 	}
+	if name, ok := strings.CutPrefix(aname, AttachTop); ok {
+		if wants, err = c.chainWants(ctx, name); err != nil {
+			return nil, nil, err
+		}
+		return wants[len(wants)-1:], nil, nil
+	}
 	if name, ok := strings.CutPrefix(aname, AttachLayer); ok {
 		d, err := parseDigest("layer", name)
 		return []want{{digest: d, any: true}}, nil, err
 	}
-	return nil, nil, fserr.Newf(fserr.NotExist, "attach", "", "the name is none of %s<reference>, %s<chain ID>, %s<digest>", AttachImage, AttachChain, AttachLayer)
+	return nil, nil, fserr.Newf(fserr.NotExist, "attach", "", "the name is none of %s<reference>, %s<chain ID>, %s<digest>, %s<chain ID>", AttachImage, AttachChain, AttachLayer, AttachTop)
 }
 
 // Canonical gives the attach name that stands for the same tree for ever: a
