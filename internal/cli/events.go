@@ -20,7 +20,8 @@ verified    a layer was read to its end in the background, and is what its image
             claims: blob digest, diff ID, and every file
 poisoned    a layer is not what its image claims; reading it fails with EIO, and
             attaching it is refused
-unverified  a layer could not be read to its end, and is served as before`,
+unverified  a layer could not be read to its end, and is served as before
+refused     a layer cannot be read here, for the reason given: containerd unpacks it`,
 		Example: `  nineply events
   nineply events --follow --json`,
 		RunE: func(cmd *cobra.Command, _ []string) error {

@@ -15,7 +15,7 @@ type Event struct {
 	// Number counts the events since the daemon started, from 1 on.
 	Number uint64    `json:"number"`
 	Time   time.Time `json:"time"`
-	Kind   string    `json:"kind"`            // verified, poisoned or unverified
+	Kind   string    `json:"kind"`            // verified, poisoned, unverified or refused
 	Layer  string    `json:"layer,omitempty"` // digest of the blob
 	Text   string    `json:"text"`
 }

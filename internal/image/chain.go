@@ -3,6 +3,7 @@ package image
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/nineply/nineply/internal/fserr"
 	"go.uber.org/zap"
@@ -21,6 +22,14 @@ type LayerRequest struct {
 // AddLayer makes a layer servable and records the chain it ends. All layers of
 // its image are opened meanwhile, since the next ones will be asked for.
 func (c *Catalog) AddLayer(ctx context.Context, r LayerRequest) (LayerInfo, error) {
+	info, err := c.addLayer(ctx, r)
+	if kind := fserr.KindOf(err); err != nil && (kind == fserr.Unsupported || kind == fserr.TooLarge) {
+		c.fill.Event(Event{Time: time.Now(), Kind: EventRefused, Layer: r.Digest, Text: err.Error()})
+	}
+	return info, err
+}
+
+func (c *Catalog) addLayer(ctx context.Context, r LayerRequest) (LayerInfo, error) {
 	if _, err := parseDigest("layer", r.Digest); err != nil {
 		return LayerInfo{}, err
 	}

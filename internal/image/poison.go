@@ -19,6 +19,7 @@ const (
 	EventVerified   = "verified"   // a layer was read to its end and is what was claimed
 	EventPoisoned   = "poisoned"   // a layer is not what was claimed, and is not served any more
 	EventUnverified = "unverified" // a layer could not be verified
+	EventRefused    = "refused"    // a layer cannot be read here, whoever asked has to fetch it
 )
 
 // Event is something that happened to a layer and that an operator may want to know.

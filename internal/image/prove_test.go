@@ -114,3 +114,19 @@ func TestStrict(t *testing.T) {
 		}
 	}
 }
+
+// TestEncryptedLayerIsRefused: the reason is told.
+func TestEncryptedLayerIsRefused(t *testing.T) {
+	reg := testreg.New(t)
+	layer := gzipLayer(t, file{name: "a", body: "secret"})
+	layer.MediaType = "application/vnd.oci.image.layer.v1.tar+gzip+encrypted"
+	added := reg.AddImage("app", "v1", testreg.Image{Layers: []testreg.Layer{layer}})
+	var events []image.Event
+	n, _ := startWith(t, t.TempDir(), 0, func(o *image.Options) { o.Fill.Event = func(e image.Event) { events = append(events, e) } })
+	if _, err := n.AddLayer(t.Context(), request(reg, "app", added, layer.DiffID)); !fserr.Is(err, fserr.Unsupported) {
+		t.Errorf("%v", err)
+	}
+	if len(events) != 1 || events[0].Kind != image.EventRefused || !strings.Contains(events[0].Text, "encrypted") || events[0].Layer != added.Layers[0].Digest.String() {
+		t.Errorf("%+v", events)
+	}
+}
