@@ -39,6 +39,7 @@ var operations = []operation{
 	{name: "meta", steps: []step{walkFile, getattr, clunk}, small: true},
 	{name: "small", steps: []step{walkFile, open, readAt(fileBytes, fileBytes), clunk}, small: true, bytes: fileBytes},
 	{name: "read4k", begin: []step{walkFile, open}, steps: []step{readAt(fileBytes, fileBytes)}, bytes: fileBytes},
+	{name: "scatter4k", begin: []step{walkTo("large"), open}, steps: []step{readScattered}, bytes: fileBytes},
 	{name: "seq512k", begin: []step{walkTo("large"), open}, steps: []step{readAt(512<<10, largeBytes)}, bytes: 512 << 10},
 	{name: "seq1m", begin: []step{walkTo("large"), open}, steps: []step{readAt(1<<20, largeBytes)}, large: true, bytes: 1 << 20},
 	{name: "readdir10k", steps: []step{walkTo("dir"), open, readdir, clunk}},
@@ -95,6 +96,12 @@ func readAt(n, size int) step {
 		b = binary.LittleEndian.AppendUint64(b, uint64(off))
 		return binary.LittleEndian.AppendUint32(b, uint32(min(n-l.done, l.payload)))
 	}
+}
+
+// readScattered reads blocks all over the large file, each as rarely as the others:
+// none of them is in any memory closer than the kernel's.
+func readScattered(b []byte, l *lane, turn int) []byte {
+	return readAt(fileBytes, largeBytes)(b, l, (turn*4099+int(l.tag)*1021)%(largeBytes/fileBytes))
 }
 
 // listingCount is what a Linux client asks for with msize 256 KiB + 24.
