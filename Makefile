@@ -12,6 +12,7 @@ CONFORMANCETIME ?= 60s
 BENCH ?= all
 SOAKTIME ?= 10m
 DEATHS ?= 1000
+CYCLES ?= 200
 GO_BUILD := CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X github.com/nineply/nineply/internal/cli.version=$(VERSION)'
 # Everything but the end-to-end tests, which have a target of their own.
 UNIT = $$(go list ./... | grep -v '/e2e')
@@ -21,7 +22,7 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: build
-build: ## build bin/nineply and bin/nineply-mount
+build: ## build bin/nineply, bin/nineply-mount and bin/nineply-verifier
 	@command -v go >/dev/null || deploy/install-deps.sh build
 	mkdir -p bin
 	$(GO_BUILD) -o bin ./cmd/...
@@ -67,9 +68,9 @@ e2e: build ## run the end-to-end tests with real registries, runtimes and guests
 	NINEPLY_E2E=require go test -count=1 -timeout 30m ./e2e/...
 
 .PHONY: soak
-soak: build ## mount, compare, kill and restart for SOAKTIME (10m), watching for leaks; DEATHS (1000) of the daemon under readers; 1,000 of a store, and 2,000 power cuts
+soak: build ## mount, compare, kill and restart for SOAKTIME (10m), watching for leaks; DEATHS (1000) of the daemon under readers; 1,000 of a store, and 2,000 power cuts; CYCLES (200) of pull, run and remove
 	CHUNKSTORE_FAULT_POINTS=all CHUNKSTORE_CUT_STRIDE=1 CHUNKSTORE_KILLS=500 go test -count=1 -timeout 0 -v -run '^(TestKill9|TestPowerCut|TestFaultInHistory)' ./chunkstore
-	NINEPLY_E2E=require NINEPLY_SOAK=$(SOAKTIME) NINEPLY_DEATHS=$(DEATHS) go test -count=1 -timeout 0 -v -run '^(TestSoak|TestDeaths)$$' ./e2e
+	NINEPLY_E2E=require NINEPLY_SOAK=$(SOAKTIME) NINEPLY_DEATHS=$(DEATHS) NINEPLY_CYCLES=$(CYCLES) go test -count=1 -timeout 0 -v -run '^(TestSoak|TestDeaths|TestCycles)$$' ./e2e
 
 .PHONY: bench
 bench: ## run the benchmarks of the area BENCH (all), results in bench/results
@@ -82,6 +83,7 @@ bench-tables: ## write the results into the tables of the documentation
 .PHONY: install
 install: build ## install below PREFIX (/usr/local)
 	install -D -m 755 bin/nineply $(DESTDIR)$(PREFIX)/bin/nineply
+	install -D -m 755 bin/nineply-verifier $(DESTDIR)$(PREFIX)/bin/nineply-verifier
 	install -D -m 755 bin/nineply-mount $(DESTDIR)$(PREFIX)/bin/nineply-mount
 	ln -sfn nineply-mount $(DESTDIR)$(PREFIX)/bin/mount.nineply
 	for unit in nineply nineply-mount; do \

@@ -16,7 +16,7 @@ import (
 
 // containerds are the versions that everything has to work with.
 var containerds = map[string]func(testing.TB, *harness.Plugin, ...string) *harness.Containerd{
-	"1.6": harness.StartContainerd1, "2.x": harness.StartContainerd2,
+	"1.6": harness.StartContainerd1, "1.7": harness.StartContainerd17, "2.x": harness.StartContainerd2,
 }
 
 const greeting = "hello from python 3"
