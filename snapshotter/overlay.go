@@ -63,6 +63,9 @@ func (s *Snapshotter) mounts(kind snapshots.Kind, id string, below lower) ([]mou
 	if below.empty() {
 		return bind(s.fs(id), kind == snapshots.KindView), nil
 	}
+	if s.rawMounts != nil && below.chain != "" {
+		return s.raw(kind, id, below)
+	}
 	mapping, err := s.kernelMapping(below)
 	if err != nil {
 		return nil, err

@@ -141,6 +141,8 @@ func (s *Snapshotter) rootAttrs(below lower) (attrs, error) {
 	switch {
 	case len(below.locals) > 0:
 		return attrsOf(s.fs(below.locals[0]))
+	case below.chain != "" && s.rawMounts != nil:
+		return rawAttrs(below.shifting), nil
 	case below.chain != "":
 		return attrsOf(below.target)
 	}

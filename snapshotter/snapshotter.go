@@ -43,6 +43,8 @@ type Options struct {
 	OnSourceFailure SourcePolicy
 	// OverlayOptions are added to every overlay mount.
 	OverlayOptions []string
+	// Raw, if set, has others mount the chains.
+	Raw *RawMounts
 	// Logger may be nil.
 	Logger *zap.Logger
 }
@@ -56,6 +58,7 @@ type Snapshotter struct {
 	ms        *storage.MetaStore
 	snapshots string
 	overlay   []string
+	rawMounts *RawMounts
 	journal   journal
 
 	chains    keyedLocks
@@ -83,6 +86,9 @@ func New(ctx context.Context, opts Options) (*Snapshotter, error) {
 	if opts.Backend == nil || !filepath.IsAbs(opts.Root) || strings.ContainsAny(opts.Root, `:,\`) {
 		return nil, invalid("snapshotter needs a backend and an absolute root without special characters, not %q", opts.Root)
 	}
+	if err := checkRaw(opts.Raw); err != nil {
+		return nil, err
+	}
 	log := opts.Logger
 	if log == nil {
 		log = zap.NewNop()
@@ -93,6 +99,7 @@ func New(ctx context.Context, opts Options) (*Snapshotter, error) {
 		log:       log,
 		snapshots: filepath.Join(opts.Root, "snapshots"),
 		cleaning:  make(chan struct{}, 1),
+		rawMounts: opts.Raw,
 	}
 	if err := s.openRoot(ctx, opts.Root); err != nil {
 		return nil, fmt.Errorf("opening snapshotter in %s: %w", opts.Root, err)

@@ -96,6 +96,7 @@ type Profiles struct {
 type Snapshotter struct {
 	MountMode string `toml:"mount_mode" comment:"auto (FUSE where there is FUSE, which survives the daemon at the least cost), v9fs (the kernel's 9P client) or fuse."`
 	Fallback  bool   `toml:"fallback" comment:"Let containerd pull a layer that no source of ours can serve, instead of failing the pull."`
+	Handover  string `toml:"handover" comment:"shared (containers of an image share one mount of this host) or raw (containerd 2.2 and later, or a runtime of virtual machines, mounts 9P for each container)."`
 }
 
 // Log says how much is logged.
@@ -123,7 +124,7 @@ func Default(root, state string) Config {
 		Fetch:       Fetch{Concurrency: 16, ReadAhead: 8 << 20, ReadTimeout: Duration(60 * time.Second), Prefetch: true, Background: true, BackgroundDelay: Duration(5 * time.Second), BackgroundShare: 50},
 		Index:       Index{SOCI: true, Pins: []string{}},
 		Profiles:    Profiles{Record: true, Use: true},
-		Snapshotter: Snapshotter{MountMode: "auto", Fallback: true},
+		Snapshotter: Snapshotter{MountMode: "auto", Fallback: true, Handover: "shared"},
 		Log:         Log{Level: "info"},
 	}
 }
@@ -205,6 +206,9 @@ func (c Config) Validate() error {
 	case "auto", "v9fs", "fuse":
 	default:
 		return fmt.Errorf("snapshotter.mount_mode: %q is none of auto, v9fs, fuse", c.Snapshotter.MountMode)
+	}
+	if h := c.Snapshotter.Handover; h != "shared" && h != "raw" {
+		return fmt.Errorf("snapshotter.handover: %q is none of shared, raw", h)
 	}
 	switch c.Log.Level {
 	case "debug", "info", "warn", "error":

@@ -143,7 +143,12 @@ func (p *parts) buildSnapshotter(ctx context.Context) error {
 	if !p.cfg.Snapshotter.Fallback {
 		policy = snapshotter.Fail
 	}
+	raw, err := rawMounts(p.cfg)
+	if err != nil {
+		return err
+	}
 	sn, err := snapshotter.New(ctx, snapshotter.Options{
+		Raw:             raw,
 		Root:            filepath.Join(p.cfg.Root, "snapshotter"),
 		Backend:         backend{api: p.service, mounts: filepath.Join(p.cfg.State, "m"), mode: p.cfg.Snapshotter.MountMode},
 		OnSourceFailure: policy,
