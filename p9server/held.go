@@ -57,7 +57,7 @@ func (c *conn) keep(nc *net.UnixConn, mem []byte, state *ledgerState) error {
 	l.state = state
 	c.ledger = l
 	c.in = l.in(0)
-	c.small = &buffer{b: l.out(outLoop)[:0]}
+	c.small = &buffer{b: l.out(outLoop)[:0], class: -1}
 	c.out = c.small
 	return l.useSocket(nc)
 }
@@ -73,20 +73,30 @@ func (l *ledger) begun() {
 // has to, as the buffer has room for one message more than is gathered.
 func (c *conn) flushHeld(mayRewrite bool) {
 	c.wmu.Lock()
-	if c.ledger.quiet || c.writeErr != nil {
-		c.wmu.Unlock()
-		c.release()
-		return
+	if !c.ledger.quiet && c.writeErr == nil {
+		if err := c.logStaged(mayRewrite); err != nil {
+			c.writeFailed(err)
+		} else {
+			c.noteReceived()
+			c.send(outLoop, 0, len(c.out.b))
+			c.ledger.dropOld()
+		}
 	}
-	if err := c.logStaged(mayRewrite); err != nil {
-		c.writeFailed(err)
-	} else {
-		c.noteReceived()
-		c.send(outLoop, 0, len(c.out.b))
-		c.ledger.dropOld()
-	}
+	failed := c.writeErr != nil
 	c.wmu.Unlock()
+	if failed {
+		c.leaveOut()
+	}
 	c.release()
+}
+
+// leaveOut has further replies made elsewhere: those in the ledger are sent by a
+// successor.
+func (c *conn) leaveOut() {
+	if c.small.class < 0 {
+		c.small = c.srv.pool.get(0)
+		c.out = c.small
+	}
 }
 
 // noteReceived takes over how far the read loop is; wmu is held.
@@ -253,6 +263,5 @@ func (c *conn) skipReceived() {
 // letGo ends the use of the ledger's memory.
 func (c *conn) letGo() {
 	c.in = nil
-	c.small = c.srv.pool.get(0)
-	c.out = c.small
+	c.leaveOut()
 }

@@ -15,7 +15,7 @@ import (
 // the daemon closes. A socket that cannot be opened is done without: 9P has to do.
 func (p *parts) hostLinks(ctx context.Context) {
 	s := hostlink.NewServer(hostlink.Options{
-		Attach: p.attachHost, ReadTimeout: time.Duration(p.cfg.Fetch.ReadTimeout), Logger: p.log.Named("hostlink"),
+		Attach: p.attachHost, Sessions: sessions{p.service.server}, ReadTimeout: time.Duration(p.cfg.Fetch.ReadTimeout), Logger: p.log.Named("hostlink"),
 	})
 	ctx, cancel := context.WithCancel(ctx)
 	var g errgroup.Group

@@ -35,6 +35,8 @@ type Tree struct {
 type Options struct {
 	// Attach finds the tree of a name.
 	Attach func(ctx context.Context, aname string) (Tree, error)
+	// Sessions serves 9P sessions that keepers hold; nil: none.
+	Sessions Sessions
 	// ReadTimeout is how long a read may take before it fails with EIO. 0 means
 	// 30 s.
 	ReadTimeout time.Duration
@@ -134,7 +136,7 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 			defer wg.Done()
 			stop := context.AfterFunc(ctx, func() { _ = c.Close() }) // ends its reads
 			defer stop()
-			if err := s.serveConn(ctx, c); err != nil && ctx.Err() == nil {
+			if err := s.serveConn(ctx, c, stop); err != nil && ctx.Err() == nil {
 				s.opts.Logger.Debug("host link ended", zap.Error(err))
 			}
 			_ = c.Close() // nothing is buffered
@@ -169,8 +171,8 @@ func trusted(c *net.UnixConn) error {
 	return nil
 }
 
-// serveConn serves one mount.
-func (s *Server) serveConn(ctx context.Context, c *net.UnixConn) error {
+// serveConn serves one mount. stop takes back that c is closed with ctx.
+func (s *Server) serveConn(ctx context.Context, c *net.UnixConn, stop func() bool) error {
 	if err := trusted(c); err != nil {
 		return err
 	}
@@ -179,11 +181,15 @@ func (s *Server) serveConn(ctx context.Context, c *net.UnixConn) error {
 	if err != nil {
 		return err
 	}
+	var h hello
+	err = json.Unmarshal(buf[:n], &h)
+	if err == nil && h.Session {
+		return s.serveSession(ctx, c, file, &h, stop)
+	}
 	if file != nil {
 		_ = file.Close() // it was not asked for
 	}
-	var h hello
-	if err := json.Unmarshal(buf[:n], &h); err != nil {
+	if err != nil {
 		return err
 	}
 	tree, err := s.attach(ctx, &h)

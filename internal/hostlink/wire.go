@@ -38,6 +38,10 @@ func SocketFor(path string) string { return path + suffix }
 type hello struct {
 	Version int    `json:"version"`
 	Aname   string `json:"aname"`
+	// Session: the packet brings the server's end of a 9P connection, and Ledger that
+	// the next one brings a ledger.
+	Session bool `json:"session,omitempty"`
+	Ledger  bool `json:"ledger,omitempty"`
 }
 
 // Welcome says what was attached.

@@ -59,9 +59,11 @@ type Options struct {
 	// capabilities and device nodes.
 	NoSuid, NoDev bool
 	// HostLink is the socket of the daemon's host link (see internal/hostlink),
-	// for FUSE mounts of a daemon on the same host; "": 9P serves them. A daemon
-	// without one is no error.
+	// for mounts of a daemon on the same host; "": 9P serves them, through a relay
+	// where they are V9FS. A daemon without one is no error.
 	HostLink string
+	// Refuser serves V9FS mounts over the host link while there is no daemon.
+	Refuser Refuser
 	// Indexes are shared by the mounts of a process. nil: this one shares nothing.
 	Indexes *Indexes
 	// Direct connects the kernel's 9p client (V9FS) to the server itself.

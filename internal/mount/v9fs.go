@@ -101,9 +101,11 @@ func v9fsOptions(release string, fd int, aname string) string {
 	return o
 }
 
-// v9fsMount is a mount of the kernel's own client, with a relay or, if relay
-// is nil, connected to the server directly.
+// v9fsMount is a mount of the kernel's own client: connected to a daemon of this
+// host that is replaced when it dies (held), through a relay, or, if both are nil,
+// to the server directly.
 type v9fsMount struct {
+	held   *Held
 	relay  *relay
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -125,6 +127,17 @@ func newV9FSMount(ctx context.Context, target string, opts *Options) (*v9fsMount
 	}
 	m := &v9fsMount{target: target}
 	m.ctx, m.cancel = context.WithCancel(context.WithoutCancel(ctx))
+	if opts.HostLink != "" && !opts.Direct {
+		switch err = m.mountHeld(ctx, opts); {
+		case err == nil:
+			m.dev = deviceOf(target)
+			_ = server.Close() // nothing was said
+			return m, nil
+		case fserr.KindOf(err) != fserr.Unsupported || m.held != nil:
+			m.cancel()
+			return nil, errors.Join(err, server.Close())
+		}
+	}
 	if opts.Direct {
 		err = m.mountDirect(server, opts)
 	} else {
@@ -185,6 +198,22 @@ func (m *v9fsMount) mountRelayed(server net.Conn, opts *Options) error {
 	return errors.Join(err, theirs.Close())
 }
 
+// mountHeld mounts a connection that the daemon serves itself. The error is of kind
+// Unsupported, and held is nil, if it does not.
+func (m *v9fsMount) mountHeld(ctx context.Context, opts *Options) error {
+	held, client, err := Hold(ctx, opts.HostLink, opts.Session, opts.Refuser)
+	if err != nil {
+		return err
+	}
+	m.held = held
+	err = mountV9FS(int(client.Fd()), m.target, opts)
+	err = errors.Join(err, client.Close()) // the kernel has its own reference
+	if err != nil {
+		held.Close()
+	}
+	return err
+}
+
 // socketPair gives two connected ends, one for us and one for the kernel.
 func socketPair() (net.Conn, *os.File, error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
@@ -234,6 +263,10 @@ func (m *v9fsMount) mode() Mode { return V9FS }
 // of ours, so it is looked for from time to time.
 func (m *v9fsMount) serve() {
 	defer m.cancel()
+	if m.held != nil {
+		m.held.Wait()
+		return
+	}
 	if m.relay != nil {
 		m.wg.Wait()
 		return
@@ -253,10 +286,19 @@ func (m *v9fsMount) giveUp() {
 	if m.relay != nil {
 		m.relay.giveUp()
 	}
+	if m.held != nil {
+		m.held.giveUp()
+	}
 }
 
 func (m *v9fsMount) status(st *Status) {
 	st.State = Connected
+	if h := m.held; h != nil {
+		if !h.Connected() {
+			st.State = Waiting
+		}
+		st.Reconnects = h.Reconnects()
+	}
 	r := m.relay
 	if r == nil {
 		return
