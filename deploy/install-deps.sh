@@ -4,6 +4,7 @@
 #   deploy/install-deps.sh build   the Go toolchain that go.mod asks for
 #   deploy/install-deps.sh demo    ... and what `make demo` runs
 #   deploy/install-deps.sh test    ... and what `make test` runs
+#   deploy/install-deps.sh builders   ... and what `make e2e-builders` runs
 #
 # Debian's own packages are used wherever they are good enough. What is built or
 # unpacked instead goes to a cache directory, $NINEPLY_CACHE or
@@ -15,13 +16,15 @@ cd "$(dirname "$0")/.."
 cache=${NINEPLY_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/nineply}
 lint_version=v2.15.0
 containerd_version=v2.4.2
+runc_version=v1.5.2
+buildkit_version=v0.34.2
 containerd1_version=v1.7.35
 
 build_packages=(ca-certificates git make)
 demo_packages=(containerd debootstrap docker-registry fuse3 mount runc skopeo tar)
 test_packages=(
-	attr busybox-static cpio curl diod gcc iproute2 jq kmod libc6-dev libcap2-bin pigz procps
-	qemu-system-x86 stargz-snapshotter strace umoci user-mode-linux zstd
+	attr busybox-static cpio curl diod gcc iproute2 jq kmod libc6-dev libcap2-bin passwd pigz podman procps
+	qemu-system-x86 rootlesskit stargz-snapshotter strace uidmap umoci user-mode-linux zstd
 )
 
 say() { echo "== $*"; }
@@ -89,7 +92,7 @@ go_tool() {
 	[ ! -e "$dir/complete" ] || return 0
 	say "building $*"
 	mkdir -p "$dir"
-	(cd / && GOBIN=$dir/bin GOFLAGS= CGO_ENABLED=0 go install "$@")
+	(cd / && GOBIN=$dir/bin GOFLAGS= CGO_ENABLED=${with_cgo:-0} go install "$@")
 	touch "$dir/complete"
 }
 
@@ -107,6 +110,21 @@ go_module() {
 	chmod -R u+w "$dir/source"
 	rm -rf "$dir/source/vendor"
 	(cd "$dir/source" && GOFLAGS=-mod=mod CGO_ENABLED=0 go build -trimpath -o "$dir/bin/" "$@")
+	rm -rf "$dir/source"
+	touch "$dir/complete"
+}
+
+# buildkit: built inside a copy of its module, since "go install" refuses modules
+# that exclude others.
+buildkit() {
+	local dir=$cache/buildkit-$buildkit_version module=github.com/moby/buildkit@$buildkit_version
+	[ ! -e "$dir/complete" ] || return 0
+	say "building $module"
+	rm -rf "$dir"
+	mkdir -p "$dir/bin"
+	(cd / && GOFLAGS= go mod download "$module" && cp -r "$(go env GOMODCACHE)/$module" "$dir/source")
+	chmod -R u+w "$dir/source"
+	(cd "$dir/source" && GOFLAGS= CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o "$dir/bin/" ./cmd/buildkitd ./cmd/buildctl)
 	rm -rf "$dir/source"
 	touch "$dir/complete"
 }
@@ -141,6 +159,10 @@ demo)
 	install "${build_packages[@]}" "${demo_packages[@]}"
 	install_go
 	;;
+builders)
+	deploy/install-deps.sh test
+	buildkit
+	;;
 test)
 	install "${build_packages[@]}" "${demo_packages[@]}" "${test_packages[@]}"
 	install_go
@@ -152,6 +174,8 @@ test)
 		"github.com/containerd/containerd/v2/cmd/ctr@$containerd_version"
 	go_module "containerd-$containerd1_version" "github.com/containerd/containerd@$containerd1_version" \
 		./cmd/containerd ./cmd/containerd-shim-runc-v2 ./cmd/ctr
+	# Debian's does not know the mapped mounts of pods with a user namespace.
+	with_cgo=1 go_tool "runc-$runc_version" "github.com/opencontainers/runc@$runc_version"
 	;;
 *)
 	sed -n '2,/^set/s/^# \{0,1\}//p' "$0" >&2
