@@ -67,6 +67,11 @@ conformance: ## judge the formats by the reference libraries' own suites and rea
 e2e: build ## run the end-to-end tests with real registries, runtimes and guests
 	NINEPLY_E2E=require go test -count=1 -timeout 30m ./e2e/...
 
+.PHONY: e2e-builders
+e2e-builders: build ## build BuildKit, and run the tests of BuildKit, Podman and rootless containerd
+	deploy/install-deps.sh builders
+	NINEPLY_E2E=require NINEPLY_BUILDERS=require go test -count=1 -timeout 15m -v -run '^(TestBuildKit|TestPodman|TestRootless)$$' ./e2e
+
 .PHONY: soak
 soak: build ## mount, compare, kill and restart for SOAKTIME (10m), watching for leaks; DEATHS (1000) of the daemon under readers; 1,000 of a store, and 2,000 power cuts; CYCLES (200) of pull, run and remove
 	CHUNKSTORE_FAULT_POINTS=all CHUNKSTORE_CUT_STRIDE=1 CHUNKSTORE_KILLS=500 go test -count=1 -timeout 0 -v -run '^(TestKill9|TestPowerCut|TestFaultInHistory)' ./chunkstore
