@@ -46,10 +46,10 @@ var ErrLedger = errors.New("a ledger that cannot be")
 
 // ledgerRecord is the state that a commit makes count.
 type ledgerRecord struct {
+	length                   uint64 // of the log
 	in, base, start, skip    uint32 // bytes [start, base+received) of in are to be answered, but for skip
 	log, out, sent, end      uint32 // bytes [sent, end) of out go out
 	msize, attaches, greeted uint32
-	length                   uint64 // of the log
 }
 
 // ledger is one mapped. Without a note to the contrary its fields are guarded by
@@ -105,32 +105,15 @@ func (l *ledger) inLen(i uint32) *atomic.Uint32 { return l.msgLen(2 + i) }
 func (l *ledger) commit() {
 	next := l.current ^ 1
 	l.msgLen(next).Store(0)
-	l.rec.encode(l.mem[recordAt+int(next)*recordSize:])
+	l.rec.put(l.mem[recordAt+int(next)*recordSize:][:recordSize])
 	word(l.mem, ledgerAt).Store(next)
 	l.current = next
 }
 
-func (r *ledgerRecord) fields() [11]*uint32 {
-	return [...]*uint32{
-		&r.in, &r.base, &r.start, &r.skip, &r.log, &r.out, &r.sent, &r.end, &r.msize, &r.attaches, &r.greeted,
-	}
-}
+// put and get copy it as it is: only the same machine reads it again.
+func (r *ledgerRecord) put(mem []byte) { *(*ledgerRecord)(unsafe.Pointer(&mem[0])) = *r }
 
-func (r *ledgerRecord) encode(b []byte) {
-	le := binary.LittleEndian
-	le.PutUint64(b, r.length)
-	for i, f := range r.fields() {
-		le.PutUint32(b[8+4*i:], *f)
-	}
-}
-
-func (r *ledgerRecord) decode(b []byte) {
-	le := binary.LittleEndian
-	r.length = le.Uint64(b)
-	for i, f := range r.fields() {
-		*f = le.Uint32(b[8+4*i:])
-	}
-}
+func (r *ledgerRecord) get(mem []byte) { *r = *(*ledgerRecord)(unsafe.Pointer(&mem[0])) }
 
 // entryKind says what an entry of the log does.
 type entryKind uint8

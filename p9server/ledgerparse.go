@@ -53,7 +53,7 @@ func parseLedger(mem []byte, maxFIDs int) (*ledgerState, error) {
 	if l.current > 1 {
 		return nil, badLedger("record %d", l.current)
 	}
-	l.rec.decode(mem[recordAt+int(l.current)*recordSize:])
+	l.rec.get(mem[recordAt+int(l.current)*recordSize:][:recordSize])
 	s := &ledgerState{
 		current: l.current, rec: l.rec,
 		trees: map[uint32]heldTree{}, fids: map[uint32]heldFID{}, waiting: map[uint16]heldRequest{},
