@@ -13,8 +13,6 @@ import (
 
 	"github.com/nineply/nineply/e2e/harness"
 	"github.com/nineply/nineply/internal/coldstart"
-	"github.com/nineply/nineply/internal/control"
-	"github.com/nineply/nineply/internal/fserr"
 )
 
 // cyclesInShort is how many cycles there are when NINEPLY_CYCLES does not say.
@@ -115,7 +113,7 @@ func footprintOf(t *testing.T, d *harness.Daemon, c *harness.Containerd) footpri
 
 // TestForgedDiffIDs: an image that claims the diff IDs of another one for files of its
 // own is pulled first. Who pulls the other one in a second namespace gets its own files
-// all the same, and in the first the check that the verifier makes forbids it.
+// all the same, and in the first namespace the verifier forbids it.
 func TestForgedDiffIDs(t *testing.T) {
 	start(t)
 	site := newSite(t, debian(t), harness.Shape{})
@@ -135,19 +133,35 @@ func TestForgedDiffIDs(t *testing.T) {
 		t.Error("the forged image has no program, and ran")
 	}
 	must(t, run("honest", "lazy"))
-	client := control.NewClient(filepath.Join(daemon.Dir, "state/control.sock"))
-	defer client.Close()
-	err := client.CheckImage(t.Context(), control.ImageCheck{Ref: site.ref("lazy")})
-	if !fserr.Is(err, fserr.Corrupt) {
-		t.Errorf("asked before a pull: %v", err)
-	}
+	forbidden(t, site, daemon, c)
 	if out, err := daemon.Try(t, "events"); err != nil || !strings.Contains(out, "poisoned") {
 		t.Errorf("%v: %s", err, out)
 	}
 	for namespace, name := range map[string]string{"attacker": "forged", "honest": "lazy"} {
 		must(t, coldstart.Remove(t.Context(), coldstart.Spec{Address: c.Address, Namespace: namespace, Ref: site.ref(name)}))
 	}
+	must(t, coldstart.Remove(t.Context(), coldstart.Spec{Address: c.Address, Namespace: "attacker", Ref: site.ref("plain")}))
 	eventually(t, "mounts are gone", func() bool { return len(status(t, daemon).Mounts) == 0 })
+}
+
+// forbidden installs the verifier, which does not let the forged image's namespace
+// have the other image, and does not mind a third one.
+func forbidden(t *testing.T, site *site, daemon *harness.Daemon, c *harness.Containerd) {
+	t.Helper()
+	must(t, os.Mkdir(c.VerifierDir(), 0o700))
+	script := "#!/bin/sh\nNINEPLY_VERIFIER_TIMEOUT=50s NINEPLY_VERIFIER_REQUIRE=1 NINEPLY_ADDRESS=" + filepath.Join(daemon.Dir, "state/control.sock") +
+		" exec " + filepath.Join(programs, "nineply-verifier") + " \"$@\"\n"
+	must(t, os.WriteFile(filepath.Join(c.VerifierDir(), "nineply"), []byte(script), 0o700)) //nolint:gosec // to be executed
+	pull := func(name string) (string, error) {
+		return harness.TryRun(t, c.CtrPath(), "--address", c.Address, "--namespace", "attacker", "images", "pull",
+			"--hosts-dir", c.HostsDir(), "--snapshotter", "nineply", site.ref(name))
+	}
+	if out, err := pull("lazy"); err == nil || !strings.Contains(err.Error()+out, "poisoned") {
+		t.Errorf("the verifier lets it pass: %v\n%s", err, out)
+	}
+	if out, err := pull("plain"); err != nil {
+		t.Errorf("the verifier forbids another image: %v\n%s", err, out)
+	}
 }
 
 // forge pushes an image with the config of "lazy", and so its diff IDs, whose lowest

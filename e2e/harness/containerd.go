@@ -80,6 +80,9 @@ config_path = "{{.Dir}}/certs.d"
 [plugins."io.containerd.cri.v1.images".pinned_images]
 sandbox = "{{.Sandbox}}"
 {{end}}
+[plugins."io.containerd.image-verifier.v1.bindir"]
+bin_dir = "{{.Dir}}/verifiers"
+per_verifier_timeout = "60s"
 [plugins."io.containerd.transfer.v1.local"]
 config_path = "{{.Dir}}/certs.d"
 [[plugins."io.containerd.transfer.v1.local".unpack_config]]
@@ -176,6 +179,9 @@ func writeHosts(t testing.TB, dir string, registries []string) {
 		}
 	}
 }
+
+// VerifierDir is where containerd 2.x looks for image verifiers. It is not there at first.
+func (c *Containerd) VerifierDir() string { return filepath.Join(c.config.Dir, "verifiers") }
 
 // HostsDir is the certs.d directory that containerd reads.
 func (c *Containerd) HostsDir() string { return filepath.Join(c.config.Dir, "certs.d") }

@@ -49,7 +49,7 @@ level = 'debug'
 // BuildPrograms compiles the product and the programs of the tests into dir.
 func BuildPrograms(t testing.TB, dir string) {
 	t.Helper()
-	for name, parent := range map[string]string{"nineply": "cmd", "nineply-mount": "cmd", "treesum": "e2e", "checker": "e2e"} {
+	for name, parent := range map[string]string{"nineply": "cmd", "nineply-mount": "cmd", "nineply-verifier": "cmd", "treesum": "e2e", "checker": "e2e"} {
 		path := "github.com/nineply/nineply/" + parent + "/" + name
 		if _, err := vmtest.BuildStatic(t.Context(), dir, path); err != nil {
 			t.Fatal(err)
