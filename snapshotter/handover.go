@@ -10,7 +10,7 @@ import (
 	"github.com/containerd/errdefs"
 )
 
-// RawMounts, set in [Options], has the list of a snapshot's mounts say how to mount
+// RawMounts is how others mount chains. Set in [Options], it has the list of a snapshot's mounts say how to mount
 // the chain instead of where it is mounted. Whoever starts the container mounts it:
 // containerd from 2.2 on, with its mount manager, or a runtime of virtual machines,
 // in the guest. The Backend is then never asked to mount, and each container has a
