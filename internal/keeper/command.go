@@ -43,6 +43,7 @@ Usage:
   nineply-mount mount  [flags] ANAME TARGET   make one mount and hold it
   nineply-mount umount [flags] TARGET         take a mount away
   nineply-mount list   [flags]                show what a keeper holds
+  nineply-mount upgrade [flags]               replace a running keeper's program
   nineply-mount version
 
 Examples:
@@ -71,6 +72,7 @@ mounted; a keeper started later with the same state file mounts it again.
 
 // Env is what a command needs of the process.
 type Env struct {
+	Args           []string // of the process, set by Run
 	Stdout, Stderr io.Writer
 	Version        string
 	// Signals delivers what asks the process to end.
@@ -82,6 +84,7 @@ var errUsage = errors.New("usage")
 
 // Run is the command: args as in os.Args. It returns the exit status.
 func Run(ctx context.Context, args []string, env Env) int {
+	env.Args = args
 	err := dispatch(ctx, args, &env)
 	switch {
 	case err == nil, errors.Is(err, flag.ErrHelp):
@@ -128,6 +131,8 @@ func dispatch(ctx context.Context, args []string, env *Env) error {
 		return runMount(ctx, args[2:], env)
 	case "umount":
 		return runUmount(ctx, args[2:], env)
+	case "upgrade":
+		return runUpgrade(ctx, args[2:], env)
 	case "list":
 		return runList(ctx, args[2:], env)
 	case "version", "--version":

@@ -77,6 +77,7 @@ type Keeper struct {
 
 	mu       sync.Mutex
 	entries  map[string]*entry // by target
+	live     map[*entry]bool   // all that are served, lazily unmounted ones too
 	draining bool
 	idle     chan struct{} // closed when draining and without mounts
 }
@@ -84,6 +85,18 @@ type Keeper struct {
 // New makes a keeper and starts to restore what the state file lists. ctx is
 // the life of the keeper's background work.
 func New(ctx context.Context, opts Options) (*Keeper, error) {
+	k, err := newKeeper(ctx, opts)
+	if err != nil || opts.StateFile == "" {
+		return k, err
+	}
+	if err := k.restore(k.ctx); err != nil {
+		k.cancel()
+		return nil, err
+	}
+	return k, nil
+}
+
+func newKeeper(ctx context.Context, opts Options) (*Keeper, error) {
 	dial, err := p9client.ParseAddr(opts.Connect)
 	if err != nil {
 		return nil, err
@@ -93,7 +106,7 @@ func New(ctx context.Context, opts Options) (*Keeper, error) {
 	}
 	k := &Keeper{
 		opts: opts, dial: dial, log: opts.Logger, started: time.Now(), v9fs: mount.V9FSUsable(),
-		entries: make(map[string]*entry), idle: make(chan struct{}),
+		entries: make(map[string]*entry), live: make(map[*entry]bool), idle: make(chan struct{}),
 	}
 	if k.log == nil {
 		k.log = zap.NewNop()
@@ -102,12 +115,6 @@ func New(ctx context.Context, opts Options) (*Keeper, error) {
 		k.hostLink = hostlink.SocketFor(path)
 	}
 	k.ctx, k.cancel = context.WithCancel(ctx)
-	if opts.StateFile != "" {
-		if err := k.restore(k.ctx); err != nil {
-			k.cancel()
-			return nil, err
-		}
-	}
 	return k, nil
 }
 
@@ -225,18 +232,23 @@ func (k *Keeper) mount(ctx context.Context, req MountRequest, wait time.Duration
 	if err := makeTarget(req.Target); err != nil {
 		return nil, fserr.New(fserr.NotDir, "make", req.Target, err)
 	}
+	return mount.New(ctx, req.Target, k.mountOptions(req, wait))
+}
+
+// mountOptions are a request's options with what is the keeper's.
+func (k *Keeper) mountOptions(req MountRequest, wait time.Duration) mount.Options {
 	patience := time.Duration(req.Options.Patience)
 	if patience == 0 {
 		patience = k.opts.Patience
 	}
-	return mount.New(ctx, req.Target, mount.Options{
+	return mount.Options{
 		Mode: req.Mode, MaxFids: k.opts.MaxFids, ReadAhead: req.Options.ReadAhead,
 		NoSuid: req.Options.NoSuid, NoDev: req.Options.NoDev, Direct: req.Options.Direct,
 		HostLink: k.hostLink, Indexes: &k.indexes,
 		Session: mount.SessionOptions{
 			Dial: k.dial, Aname: req.Aname, Wait: wait, Patience: patience, Logger: k.log,
 		},
-	})
+	}
 }
 
 // settle publishes the outcome for an entry, and watches the mount if there is
@@ -247,6 +259,7 @@ func (k *Keeper) settle(e *entry, m *mount.Mount, err error) {
 	if err != nil {
 		k.removeLocked(e)
 	} else {
+		k.live[e] = true
 		k.wg.Add(1)
 		go k.watch(e)
 	}
@@ -260,6 +273,7 @@ func (k *Keeper) watch(e *entry) {
 	<-e.m.Done()
 	k.mu.Lock()
 	mine := k.entries[e.req.Target] == e
+	delete(k.live, e)
 	k.removeLocked(e)
 	k.mu.Unlock()
 	if mine {

@@ -18,6 +18,9 @@ func (k *Keeper) restore(ctx context.Context) error {
 		return err
 	}
 	for _, req := range reqs {
+		if k.holds(req.Target) {
+			continue // taken over
+		}
 		if err := clearDead(req.Target); err != nil {
 			k.log.Warn("dead mount stays", zap.String("target", req.Target), zap.Error(err))
 		}
@@ -30,6 +33,12 @@ func (k *Keeper) restore(ctx context.Context) error {
 		go k.remake(ctx, e)
 	}
 	return nil
+}
+
+func (k *Keeper) holds(target string) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.entries[target] != nil
 }
 
 // remake tries to mount until it works or is not wanted any more.
@@ -116,14 +125,7 @@ func (k *Keeper) UnmountAll(ctx context.Context) error {
 // until it has ended, or ctx has. The records stay in the state file: a keeper
 // started later makes the mounts again.
 func (k *Keeper) Close(ctx context.Context) error {
-	k.mu.Lock()
-	k.draining = true
-	var left []*entry
-	for target, e := range k.entries {
-		delete(k.entries, target) // so that watch does not change the record
-		left = append(left, e)
-	}
-	k.mu.Unlock()
+	left := k.forgetAll() // so that watch does not change the record
 	k.cancel()
 	var errs []error
 	for _, e := range left {

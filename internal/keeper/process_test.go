@@ -40,7 +40,7 @@ func startProcess(t testing.TB, args ...string) *process {
 func (p *process) start(t testing.TB) {
 	t.Helper()
 	p.cmd, _, _ = command(t, "nineply-mount", p.args...)
-	p.cmd.Stderr = os.Stderr
+	p.cmd.Stdout, p.cmd.Stderr = os.Stderr, os.Stderr
 	must(t, p.cmd.Start())
 	waitFor(t, func() bool {
 		_, err := p.client.Health(testCtx(t))

@@ -1,7 +1,6 @@
 package keeper
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,7 +11,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/coreos/go-systemd/v22/daemon"
 	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
 
@@ -38,6 +36,7 @@ type serveFlags struct {
 	opts         Options
 	socket       string
 	umountOnExit bool
+	takeover     bool
 }
 
 func parseServe(args []string, env *Env) (*serveFlags, error) {
@@ -51,6 +50,7 @@ func parseServe(args []string, env *Env) (*serveFlags, error) {
 	fs.IntVar(&f.opts.MaxMounts, "max-mounts", 0, "most mounts at once (0: 4096)")
 	fs.IntVar(&f.opts.MaxFids, "max-fids", 0, "most fids per mount (0: 4096)")
 	fs.BoolVar(&f.umountOnExit, "umount-on-exit", false, "unmount everything when told to end")
+	fs.BoolVar(&f.takeover, "takeover", false, "take over from the keeper that is running, if there is one; it goes on if that fails")
 	debug := fs.Bool("debug", false, "log more")
 	if _, err := parse(fs, args, 0); err != nil {
 		return nil, err
@@ -70,74 +70,6 @@ func parseServe(args []string, env *Env) (*serveFlags, error) {
 	return &f, nil
 }
 
-// runServe is the keeper of a host. SIGTERM does not take mounts from under
-// their users: the keeper stops taking new ones and ends with the last. With
-// --umount-on-exit it unmounts, lazily what is in use. A second signal ends it
-// at once; what it left is dead until a keeper with the same state file starts.
-func runServe(ctx context.Context, args []string, env *Env) error {
-	f, err := parseServe(args, env)
-	if err != nil {
-		return err
-	}
-	ln, unlock, err := listen(f.socket)
-	if err != nil {
-		return err
-	}
-	defer unlock()
-	k, err := New(ctx, f.opts)
-	if err != nil {
-		return errors.Join(err, ln.Close())
-	}
-	log := f.opts.Logger
-	protect(log)
-	serving, stopServing := context.WithCancel(ctx)
-	defer stopServing()
-	served := make(chan error, 1)
-	go func() { served <- k.Serve(serving, ln) }()
-	if _, err := daemon.SdNotify(false, daemon.SdNotifyReady); err != nil {
-		log.Warn("service manager not notified", zap.Error(err))
-	}
-	log.Info("keeper ready", zap.String("socket", f.socket), zap.String("connect", f.opts.Connect))
-	err = k.untilTold(ctx, f, env, served)
-	stopServing()
-	if !errors.Is(err, errServing) {
-		err = errors.Join(err, <-served)
-	}
-	end, stop := context.WithTimeout(ctx, closeWait)
-	defer stop()
-	return errors.Join(err, k.Close(end))
-}
-
-// errServing is why a keeper ends whose control socket failed.
-var errServing = errors.New("control socket failed")
-
-// untilTold returns when the keeper shall end.
-func (k *Keeper) untilTold(ctx context.Context, f *serveFlags, env *Env, served <-chan error) error {
-	var idle <-chan struct{}
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case err := <-served:
-			return fmt.Errorf("%w: %w", errServing, err)
-		case <-idle:
-			return nil
-		case sig := <-env.Signals:
-			if idle != nil {
-				k.log.Warn("told again to end, leaving at once")
-				return nil
-			}
-			k.log.Info("told to end", zap.Stringer("signal", sig), zap.Int("mounts", len(k.List())))
-			idle = k.Drain()
-			if f.umountOnExit {
-				if err := k.UnmountAll(ctx); err != nil {
-					k.log.Error("not everything could be unmounted", zap.Error(err))
-				}
-			}
-		}
-	}
-}
-
 // protect asks the kernel to kill other processes first when it is out of
 // memory: every container on the host stands on this one.
 func protect(log *zap.Logger) {
@@ -147,8 +79,9 @@ func protect(log *zap.Logger) {
 }
 
 // listen takes the control socket. A lock next to it makes sure that there is
-// one keeper, so that a socket left behind can be replaced.
-func listen(path string) (net.Listener, func(), error) {
+// one keeper, so that a socket left behind can be replaced. It is held until the
+// last descriptor of it is closed, in this process or a successor.
+func listen(path string) (*net.UnixListener, *os.File, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, nil, fmt.Errorf("control socket: %w", err)
 	}
@@ -156,22 +89,27 @@ func listen(path string) (net.Listener, func(), error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("control socket: %w", err)
 	}
-	unlock := func() { _ = lock.Close() } // closing unlocks
 	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		unlock()
-		return nil, nil, fserr.New(fserr.Busy, "listen on", path, errors.New("another keeper is running"))
+		return nil, nil, errors.Join(fserr.New(fserr.Busy, "listen on", path, errors.New("another keeper is running")), lock.Close())
 	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, syscall.ENOENT) {
-		unlock()
-		return nil, nil, fmt.Errorf("control socket: %w", err)
-	}
-	ln, err := net.Listen("unix", path)
-	if err == nil {
-		err = os.Chmod(path, 0o600)
-	}
+	ln, err := listenLocked(path)
 	if err != nil {
-		unlock()
-		return nil, nil, fmt.Errorf("control socket: %w", err)
+		return nil, nil, errors.Join(fmt.Errorf("control socket: %w", err), lock.Close())
 	}
-	return ln, unlock, nil
+	return ln, lock, nil
+}
+
+func listenLocked(path string) (*net.UnixListener, error) {
+	if err := os.Remove(path); err != nil && !errors.Is(err, syscall.ENOENT) {
+		return nil, err
+	}
+	ln, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		return nil, err
+	}
+	ln.SetUnlinkOnClose(false) // it may be the successor's
+	if err := os.Chmod(path, 0o600); err != nil {
+		return nil, errors.Join(err, ln.Close())
+	}
+	return ln, nil
 }

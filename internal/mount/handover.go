@@ -42,6 +42,8 @@ type Frozen struct {
 	Handover
 	// Device and Index stay this process's.
 	Device, Index *os.File
+	// Of is the mount.
+	Of *Mount
 
 	m *hostMount
 }
@@ -78,7 +80,7 @@ func (m *hostMount) freeze(of *Mount) *Frozen {
 			Target: m.target, Since: of.since, Detached: of.detached.Load(), Flags: m.dev.flags, ID: m.id,
 			Welcome: m.welcome, Pending: m.reads.list(),
 		},
-		Device: m.dev.file, Index: m.shared.file, m: m,
+		Device: m.dev.file, Index: m.shared.file, Of: of, m: m,
 	}
 }
 
