@@ -53,9 +53,6 @@ func (heldSessions) NewLedger() (*os.File, error) { return p9server.NewLedger() 
 
 func (h heldSessions) Serve(ctx context.Context, nc *net.UnixConn, ledger *os.File) (bool, error) {
 	err := h.s.ServeHeld(ctx, nc, ledger)
-	if err != nil && ctx.Err() == nil {
-		println("serve held:", err.Error())
-	}
 	return ctx.Err() == nil, err
 }
 
@@ -195,4 +192,34 @@ func TestHeldPatience(t *testing.T) {
 	if _, err := f.ReadAt(ctx, buf, 0); !errors.Is(err, syscall.EIO) && !errors.Is(err, io.ErrUnexpectedEOF) {
 		t.Errorf("of another tree: %v", err)
 	}
+}
+
+// BenchmarkHeldLink is BenchmarkRelay's work over a held session.
+func BenchmarkHeldLink(b *testing.B) {
+	data := string(pattern(128<<10, 1))
+	d := newHeldDaemon(b, heldTree(b, data))
+	_, nc := hold(b, d, mount.SessionOptions{})
+	c, err := p9client.New(b.Context(), nc, p9client.Options{})
+	must(b, err)
+	defer func() { _ = c.Close() }()
+	root, err := c.Attach(b.Context(), "image/test")
+	must(b, err)
+	f, err := root.WalkOpen(b.Context(), "f")
+	must(b, err)
+	b.Run("stat", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			_, err := f.Stat(b.Context())
+			must(b, err)
+		}
+	})
+	b.Run("read", func(b *testing.B) {
+		buf := make([]byte, len(data))
+		b.SetBytes(int64(len(buf)))
+		b.ReportAllocs()
+		for b.Loop() {
+			_, err := f.ReadAt(b.Context(), buf, 0)
+			must(b, err)
+		}
+	})
 }
