@@ -163,6 +163,7 @@ type device struct {
 	fd    int
 	flags uint32 // what the kernel can and we want
 	wg    sync.WaitGroup
+	eager eager
 	freezer
 }
 
@@ -238,7 +239,7 @@ func (d *device) send(b []byte) error {
 	}
 }
 
-// refuse answers a request with an errno alobinary.NativeEndian.
+// refuse answers a request with an errno alone.
 func (d *device) refuse(unique uint64, errno unix.Errno) error {
 	var w reply
 	w.begin()
@@ -248,6 +249,7 @@ func (d *device) refuse(unique uint64, errno unix.Errno) error {
 // serveUntilFrozen has n goroutines answer requests until the kernel has given up
 // (nil) or the device is frozen (errFrozen).
 func (d *device) serveUntilFrozen(n int, h handler) error {
+	d.eager.start()
 	errs := make([]error, n)
 	for i := range n {
 		d.wg.Add(1)
@@ -275,10 +277,12 @@ func (d *device) serveUntilFrozen(n int, h handler) error {
 func (d *device) loop(h handler) error {
 	buf, w := make([]byte, requestSize), &reply{b: make([]byte, 0, replySize)}
 	for {
+		d.lookOut()
 		r, err := d.next(buf)
 		if err != nil {
 			return err
 		}
+		d.eager.came(r.op)
 		w.begin()
 		errno, answer := h.handle(&r, w)
 		if answer {
@@ -287,6 +291,7 @@ func (d *device) loop(h handler) error {
 		if err != nil {
 			return err
 		}
+		d.eager.done()
 		if cap(w.b) > 4*replySize {
 			w.b = make([]byte, 0, replySize) // a directory's goes
 		}
