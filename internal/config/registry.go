@@ -11,6 +11,9 @@ type Kubernetes struct {
 	Secrets    bool     `toml:"secrets" comment:"Use the pull secrets (type kubernetes.io/dockerconfigjson) of a Kubernetes cluster."`
 	Kubeconfig string   `toml:"kubeconfig" comment:"How to reach it, with a token, a token file or a client certificate; empty: the service account of the pod the daemon runs in."`
 	Namespaces []string `toml:"namespaces" comment:"Whose secrets are used; none: those of all namespaces, which the account must be allowed to list and watch."`
+	// ProviderConfig and ProviderDir are kubelet's.
+	ProviderConfig string `toml:"provider_config" comment:"kubelet's --image-credential-provider-config, a file whose plug-ins are run as kubelet runs them; empty: none."`
+	ProviderDir    string `toml:"provider_dir" comment:"kubelet's --image-credential-provider-bin-dir, where those plug-ins are."`
 }
 
 // CRI says whether registry credentials are learned from kubelet's pulls.

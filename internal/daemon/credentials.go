@@ -13,6 +13,7 @@ import (
 	"github.com/nineply/nineply/internal/source/credentials"
 	"github.com/nineply/nineply/internal/source/credentials/cri"
 	"github.com/nineply/nineply/internal/source/credentials/kube"
+	"github.com/nineply/nineply/internal/source/credentials/provider"
 	"go.uber.org/zap"
 )
 
@@ -41,6 +42,9 @@ func newKeys(c config.Registry, log *zap.Logger) *keys {
 		} else {
 			k.chain = append(k.chain, k.kube)
 		}
+	}
+	if c.Kubernetes.ProviderConfig != "" {
+		k.chain = append(k.chain, provider.New(c.Kubernetes.ProviderConfig, c.Kubernetes.ProviderDir))
 	}
 	if c.CRI.Listen != "" {
 		k.pulls = cri.NewMemory(time.Duration(c.CRI.Keep))
