@@ -187,7 +187,7 @@ func (r *run) untilTold(ctx context.Context) error {
 // visit deals with a visitor.
 func (r *run) visit(ctx context.Context, v visitor) {
 	if v.upgrade {
-		err := error(fserr.Newf(fserr.Busy, "upgrade", "", "an upgrade is under way"))
+		err := fserr.Newf(fserr.Busy, "upgrade", "", "an upgrade is under way")
 		if r.next == nil {
 			r.next, err = startSuccessor(ctx, r.env.Args, v.p)
 		}
