@@ -59,14 +59,9 @@ func Mount(s *Store, target string, o FSOptions) (*FS, error) {
 
 // makeTarget makes the mount point, and takes a dead mount from it.
 func makeTarget(target string) error {
-	err := os.MkdirAll(target, 0o755)
+	_, err := os.Stat(target)
 	if !errors.Is(err, unix.ENOTCONN) {
-		if err == nil {
-			_, err = os.Stat(target)
-		}
-		if !errors.Is(err, unix.ENOTCONN) {
-			return err
-		}
+		return os.MkdirAll(target, 0o755)
 	}
 	if err := unix.Unmount(target, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil {
 		return fserr.New(fserr.Busy, "take a dead mount from", target, err)
