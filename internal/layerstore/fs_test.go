@@ -45,7 +45,7 @@ func TestFS(t *testing.T) {
 		_, err := os.Stat(filepath.Join(layer, name))
 		must(t, err)
 	}
-	want(t, "mounts", 1, len(f.mounts))
+	want(t, "mounts and chains", []int{1, 1}, f.held())
 	text, err := os.ReadFile(filepath.Join(layer, "info"))
 	must(t, err)
 	var info map[string]any
@@ -75,7 +75,7 @@ func TestFS(t *testing.T) {
 	must(t, err)
 	want(t, "layers", 1, len(names))
 	want(t, "release", true, errors.Is(syscall.Rmdir(layer), syscall.ENOENT))
-	want(t, "mounts and chains", []int{0, 0}, []int{len(f.mounts), len(f.chains)})
+	want(t, "mounts and chains", []int{0, 0}, f.held())
 	names, err = os.ReadDir(store)
 	must(t, err)
 	want(t, "images", 0, len(names))

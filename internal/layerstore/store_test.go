@@ -281,3 +281,10 @@ func TestManyAtOnce(t *testing.T) {
 	want(t, "kept", map[string]int{}, used(s))
 	want(t, "mounts and chains", []int{0, 0}, []int{len(f.mounts), len(f.chains)})
 }
+
+// held counts mounts and chains.
+func (f *fake) held() []int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return []int{len(f.mounts), len(f.chains)}
+}
