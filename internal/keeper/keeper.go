@@ -244,7 +244,7 @@ func (k *Keeper) mountOptions(req MountRequest, wait time.Duration) mount.Option
 	return mount.Options{
 		Mode: req.Mode, MaxFids: k.opts.MaxFids, ReadAhead: req.Options.ReadAhead,
 		NoSuid: req.Options.NoSuid, NoDev: req.Options.NoDev, Direct: req.Options.Direct,
-		HostLink: k.hostLink, Indexes: &k.indexes,
+		HostLink: k.hostLink, Indexes: &k.indexes, Refuser: refuse,
 		Session: mount.SessionOptions{
 			Dial: k.dial, Aname: req.Aname, Wait: wait, Patience: patience, Logger: k.log,
 		},
