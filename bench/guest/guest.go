@@ -91,11 +91,14 @@ func (b *bench) guest(ctx context.Context, kind string, out io.Writer) error {
 		return err
 	}
 	result, err := run(ctx, dir, g)
+	if err == nil && result.Status != 0 {
+		err = fmt.Errorf("status %d", result.Status)
+	}
+	if err != nil && result != nil {
+		return fmt.Errorf("%w\n%.4000s\n%.2000s", err, result.Output, result.Console)
+	}
 	if err != nil {
 		return err
-	}
-	if result.Status != 0 {
-		return fmt.Errorf("status %d:\n%.4000s\n%.2000s", result.Status, result.Output, result.Console)
 	}
 	say("%s took %v", kind, result.Elapsed.Round(time.Second))
 	after, err := b.served(ctx)
