@@ -79,6 +79,11 @@ func (c *Catalog) refused(ctx context.Context, id layerID) error {
 	if err := c.load(ctx, keyLayer+id.String(), &rec); err == nil && rec.Refused != "" {
 		return fserr.Newf(fserr.Unsupported, "read", rec.Origin, "it led to wrong bytes before: %s", rec.Refused)
 	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.givenUp[id] {
+		return fserr.Newf(fserr.Unsupported, "read", id.String(), "it led to wrong bytes before")
+	}
 	return nil
 }
 
@@ -216,12 +221,25 @@ func (c *Catalog) giveUp(ctx context.Context, id layerID, reason string) error {
 	}
 	c.log.Warn("the index of a layer led to wrong bytes, it is not used any more",
 		zap.Stringer("layer", id), zap.String("index", rec.Origin), zap.String("reason", reason))
+	// First of all nobody may find it: neither as it is open, nor by a record that was
+	// read before this one is written.
+	c.setGivenUp(id, true)
+	c.detach(id)
 	rec.Refused = reason
 	if err := c.save(ctx, keyLayer+id.String(), rec); err != nil {
 		return err
 	}
-	c.detach(id)
 	return c.removeFiles(id)
+}
+
+func (c *Catalog) setGivenUp(id layerID, is bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if is {
+		c.givenUp[id] = true
+	} else {
+		delete(c.givenUp, id)
+	}
 }
 
 // detach makes the next who wants the layer open it anew. The trees and the layer

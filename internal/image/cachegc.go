@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -102,7 +103,7 @@ func (h *Cache) idOf(ctx context.Context, w want) layerID {
 	ids := w.ids()
 	for _, id := range ids {
 		var rec layerRecord
-		if h.c.load(ctx, keyLayer+id.String(), &rec) == nil && h.c.serves(w, &rec) {
+		if h.c.load(ctx, keyLayer+id.String(), &rec) == nil && h.c.serves(w, id, &rec) {
 			return id
 		}
 	}
@@ -243,8 +244,17 @@ func (h *Cache) collectLayers(ctx context.Context, left map[layerID]bool, began 
 		return nil
 	})
 	errs := []error{err}
+	// All are judged before any is detached: that leaves the trees that are kept open,
+	// and their other layers look used just now.
+	gone = slices.DeleteFunc(gone, func(id layerID) bool {
+		busy := h.busy(id, began)
+		if busy {
+			left[id] = true
+		}
+		return busy
+	})
 	for _, id := range gone {
-		if h.busy(id, began) {
+		if h.c.inUse(id) {
 			left[id] = true
 			continue
 		}
@@ -253,6 +263,7 @@ func (h *Cache) collectLayers(ctx context.Context, left map[layerID]bool, began 
 			errs = append(errs, err)
 			continue
 		}
+		h.c.setGivenUp(id, false)
 		out.Layers++
 		errs = append(errs, h.forgetFill(ctx, id))
 		for _, path := range []string{h.c.layerPath(id), h.c.spansPath(id), h.c.learnedPath(id)} {

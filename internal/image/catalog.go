@@ -70,11 +70,14 @@ type Catalog struct {
 	mu     sync.Mutex
 	closed bool
 	layers map[layerID]*Layer
-	trees  map[string]*treeState // by merged index name and claims
-	opens  map[estargz.Digest]*call[*Layer]
-	soci   map[digest.Digest]*soci.Index
-	images map[string]*call[*imageRecord]
-	pulls  map[string]pull // by manifest digest
+	// givenUp are layers whose indexes led to wrong bytes, until their records are
+	// removed or made anew. Nobody finds or installs them.
+	givenUp map[layerID]bool
+	trees   map[string]*treeState // by merged index name and claims
+	opens   map[estargz.Digest]*call[*Layer]
+	soci    map[digest.Digest]*soci.Index
+	images  map[string]*call[*imageRecord]
+	pulls   map[string]pull // by manifest digest
 }
 
 // New makes a catalog over what dir and the records hold from earlier runs.
@@ -90,7 +93,7 @@ func New(ctx context.Context, o Options) (*Catalog, error) {
 	c := &Catalog{
 		dir: o.Dir, source: o.Source, store: o.Store, records: o.Records, sched: o.Scheduler,
 		prefetch: o.Prefetch, strict: o.Strict, trust: o.Trust, platform: o.Platform, log: o.Logger,
-		layers: map[layerID]*Layer{}, trees: map[string]*treeState{},
+		layers: map[layerID]*Layer{}, givenUp: map[layerID]bool{}, trees: map[string]*treeState{},
 		opens: map[estargz.Digest]*call[*Layer]{}, images: map[string]*call[*imageRecord]{}, soci: map[digest.Digest]*soci.Index{},
 	}
 	c.profiles, c.maxProfiles = o.Profiles, maxProfiles

@@ -134,7 +134,7 @@ func (c *Catalog) readEarly(im *source.Image) {
 func (c *Catalog) hasIndex(ctx context.Context, w want) bool {
 	for _, id := range w.ids() {
 		var rec layerRecord
-		if c.load(ctx, keyLayer+id.String(), &rec) == nil && c.serves(w, &rec) {
+		if c.load(ctx, keyLayer+id.String(), &rec) == nil && c.serves(w, id, &rec) {
 			return true
 		}
 	}

@@ -76,7 +76,8 @@ func (c *Catalog) acquire(ctx context.Context, w want) (*Layer, error) {
 		if err != nil {
 			return nil, err
 		}
-		// Others may have asked for the same blob with something else to vouch for it.
+		// Others may have asked for the same blob with something else to vouch for it,
+		// and an index may be given up as soon as it was opened.
 		if l != nil && w.accepts(l.id) && c.use(l) {
 			return l, nil
 		}
@@ -88,7 +89,7 @@ func (c *Catalog) find(w want, users int) *Layer {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, id := range w.ids() {
-		if l := c.layers[id]; l != nil && !w.knowsMore(&l.rec) {
+		if l := c.layers[id]; l != nil && !c.givenUp[id] && !w.knowsMore(&l.rec) {
 			l.users += users
 			return l
 		}
@@ -96,10 +97,15 @@ func (c *Catalog) find(w want, users int) *Layer {
 	return nil
 }
 
-// install adds a layer to those that are open, if it is not there by now.
+// install adds a layer to those that are open, if it is not there by now. It gives
+// nil if the layer's index was given up meanwhile.
 func (c *Catalog) install(w want, l *Layer) *Layer {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.givenUp[l.id] {
+		c.closeLayer(l)
+		return nil
+	}
 	if other := c.layers[l.id]; other != nil {
 		if !w.knowsMore(&other.rec) {
 			c.closeLayer(l)
@@ -118,7 +124,7 @@ func (c *Catalog) install(w want, l *Layer) *Layer {
 func (c *Catalog) use(l *Layer) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.layers[l.id] != l {
+	if c.layers[l.id] != l || c.givenUp[l.id] {
 		return false
 	}
 	l.users++

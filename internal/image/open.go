@@ -93,9 +93,11 @@ func (w want) knowsMore(rec *layerRecord) bool {
 	return now == "" && then != ""
 }
 
-// serves reports whether the index of a record may be used for a layer.
-func (c *Catalog) serves(w want, rec *layerRecord) bool {
-	return rec.Refused == "" && c.trust.allows(rec) && !w.knowsMore(rec)
+// serves reports whether the index that is recorded for id may be used for a layer.
+func (c *Catalog) serves(w want, id layerID, rec *layerRecord) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return rec.Refused == "" && !c.givenUp[id] && c.trust.allows(rec) && !w.knowsMore(rec)
 }
 
 // open opens a layer by the index it has, or makes one.
@@ -113,7 +115,7 @@ func (c *Catalog) open(ctx context.Context, w want) (*Layer, error) {
 			continue
 		}
 		last = rec
-		if !c.serves(w, rec) {
+		if !c.serves(w, id, rec) {
 			continue
 		}
 		l, oerr := c.reopen(ctx, id, *rec)

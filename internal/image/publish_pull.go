@@ -147,7 +147,11 @@ func (c *Catalog) takeOver(ctx context.Context, w want, id layerID, r referrer) 
 	}
 	rec.Origin += ", pulled"
 	rec.By = byPull
-	return c.save(ctx, keyLayer+id.String(), rec)
+	if err := c.save(ctx, keyLayer+id.String(), rec); err != nil {
+		return err
+	}
+	c.setGivenUp(id, false)
+	return nil
 }
 
 // filesSize is what a layer's index takes here, bytes.
@@ -216,6 +220,7 @@ func (c *Catalog) RemoveIndexes(ctx context.Context, name string) (int, error) {
 			errs = append(errs, fmt.Errorf("index %s: %w", id, err))
 			continue
 		}
+		c.setGivenUp(id, false)
 		removed++
 	}
 	return removed, errors.Join(errs...)
@@ -231,8 +236,13 @@ func (c *Catalog) inUse(id layerID) bool {
 	}
 	users := l.users
 	for _, t := range c.trees {
-		if t.users == 0 && slices.Contains(t.layers, l) {
-			users-- // a tree that is only kept open
+		if t.users > 0 {
+			continue
+		}
+		for _, other := range t.layers { // it may be there more than once
+			if other == l {
+				users-- // a tree that is only kept open
+			}
 		}
 	}
 	return users > 0
