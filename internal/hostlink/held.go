@@ -157,5 +157,17 @@ func (l *SessionLink) Wait() (over bool) {
 	return err == nil && n == 1 && b[0] == packetOver
 }
 
+// Abandon ends a link whose Give failed, and waits until the daemon, which may have
+// begun all the same, has let go of the session: two must not serve it. ctx bounds it.
+func (l *SessionLink) Abandon(ctx context.Context) error {
+	stop := context.AfterFunc(ctx, func() { _ = l.c.SetReadDeadline(time.Unix(1, 0)) }) // an end that cannot be missed
+	defer stop()
+	err := l.c.CloseWrite()
+	for err == nil {
+		_, err = l.c.Read(make([]byte, maxPacket)) // what it says no longer counts
+	}
+	return l.c.Close()
+}
+
 // Close ends the link, and not the session.
 func (l *SessionLink) Close() error { return l.c.Close() }

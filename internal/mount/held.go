@@ -140,7 +140,7 @@ func (h *Held) clientGone() bool {
 // next has the next daemon go on; false if the session is over.
 func (h *Held) next() bool {
 	refusing := newRefusal(h)
-	defer refusing.stop()
+	defer refusing.end()
 	said := ""
 	for pause := firstPause; ; pause = nextPause(pause) {
 		link, err := hostlink.DialSession(h.ctx, h.path)
@@ -149,7 +149,8 @@ func (h *Held) next() bool {
 			if err = h.give(h.ctx, link); err == nil {
 				return true
 			}
-			_ = link.Close() // of no use
+			_ = link.Abandon(h.ctx) // of no use
+			refusing.resume()
 		}
 		if h.ctx.Err() != nil || h.clientGone() {
 			return false
@@ -192,6 +193,7 @@ func (h *Held) Close() {
 type heldRefusal struct {
 	h      *Held
 	late   <-chan time.Time
+	over   bool // patience is at its end
 	timer  *time.Timer
 	cancel context.CancelFunc
 	done   chan struct{} // nil unless it serves
@@ -218,9 +220,11 @@ func (r *heldRefusal) pause(d time.Duration) bool {
 	select {
 	case <-timer.C:
 	case <-r.late:
-		r.start()
+		r.over = true
+		r.resume()
 	case <-r.h.impatient:
-		r.start()
+		r.over = true
+		r.resume()
 	case <-r.done:
 		r.done = nil
 		r.cancel()
@@ -231,8 +235,9 @@ func (r *heldRefusal) pause(d time.Duration) bool {
 	return true
 }
 
-func (r *heldRefusal) start() {
-	if r.done != nil || r.h.refuse == nil {
+// resume serves errors, if it is time to and nobody does.
+func (r *heldRefusal) resume() {
+	if !r.over || r.done != nil || r.h.refuse == nil {
 		return
 	}
 	nc, err := net.FileConn(r.h.server)
@@ -256,11 +261,16 @@ func (r *heldRefusal) start() {
 	}()
 }
 
-// stop ends it, so that a daemon can go on.
-func (r *heldRefusal) stop() {
+// end ends it for good.
+func (r *heldRefusal) end() {
 	if r.timer != nil {
 		r.timer.Stop()
 	}
+	r.stop()
+}
+
+// stop ends the service, so that a daemon can go on.
+func (r *heldRefusal) stop() {
 	if r.done != nil {
 		r.cancel()
 		<-r.done

@@ -194,6 +194,53 @@ func TestHeldPatience(t *testing.T) {
 	}
 }
 
+// TestHeldPatienceWithABadDaemon: patience that has ended has ended, also when what
+// listens where the daemon should takes no session over.
+func TestHeldPatienceWithABadDaemon(t *testing.T) {
+	d := newHeldDaemon(t, heldTree(t, "data"))
+	_, nc := hold(t, d, mount.SessionOptions{Patience: 10 * time.Millisecond})
+	ctx := testCtx(t)
+	c, err := p9client.New(ctx, nc, p9client.Options{})
+	must(t, err)
+	defer func() { _ = c.Close() }()
+	root, err := c.Attach(ctx, "image/test")
+	must(t, err)
+	f, err := root.WalkOpen(ctx, "f")
+	must(t, err)
+	d.stop()
+	bad, err := net.Listen("unixpacket", d.socket)
+	must(t, err)
+	calls := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		defer close(calls)
+		for {
+			nc, err := bad.Accept()
+			if err != nil {
+				return
+			}
+			_ = nc.Close() // that is what is bad
+			select {
+			case calls <- struct{}{}:
+			default:
+			}
+		}
+	})
+	for range 3 {
+		<-calls
+		if _, err := f.ReadAt(ctx, make([]byte, 4), 0); !errors.Is(err, syscall.EIO) {
+			t.Errorf("with a bad daemon: %v", err)
+		}
+	}
+	must(t, bad.Close())
+	wg.Wait()
+	d.start()
+	awaitHeld(t, func() bool {
+		_, err := f.ReadAt(ctx, make([]byte, 4), 0)
+		return err == nil
+	})
+}
+
 // BenchmarkHeldLink is BenchmarkRelay's work over a held session.
 func BenchmarkHeldLink(b *testing.B) {
 	data := string(pattern(128<<10, 1))
