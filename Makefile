@@ -91,10 +91,11 @@ install: build ## install below PREFIX (/usr/local)
 	install -D -m 755 bin/nineply-verifier $(DESTDIR)$(PREFIX)/bin/nineply-verifier
 	install -D -m 755 bin/nineply-mount $(DESTDIR)$(PREFIX)/bin/nineply-mount
 	ln -sfn nineply-mount $(DESTDIR)$(PREFIX)/bin/mount.nineply
-	for unit in nineply nineply-mount; do \
-		mkdir -p $(DESTDIR)$(PREFIX)/lib/systemd/system && \
-		sed 's|@PREFIX@|$(PREFIX)|' deploy/$$unit.service > $(DESTDIR)$(PREFIX)/lib/systemd/system/$$unit.service; \
+	mkdir -p $(DESTDIR)$(PREFIX)/lib/systemd/system $(DESTDIR)$(PREFIX)/lib/systemd/user
+	for unit in nineply nineply-mount nineply-store; do \
+		sed 's|@PREFIX@|$(PREFIX)|' deploy/$$unit.service > $(DESTDIR)$(PREFIX)/lib/systemd/system/$$unit.service || exit 1; \
 	done
+	sed 's|@PREFIX@|$(PREFIX)|' deploy/user/nineply.service > $(DESTDIR)$(PREFIX)/lib/systemd/user/nineply.service
 
 .PHONY: deps-demo deps-test
 deps-demo:

@@ -159,6 +159,7 @@ func Parse(base Config, text []byte) (Config, error) {
 	c := base
 	if dirs.Root != "" || dirs.State != "" {
 		c = Default(or(dirs.Root, base.Root), or(dirs.State, base.State))
+		c.Registry.HostsDirs = base.Registry.HostsDirs // the user's, wherever the rest is
 	}
 	dec := toml.NewDecoder(bytes.NewReader(text)).DisallowUnknownFields()
 	if err := dec.Decode(&c); err != nil {

@@ -1,6 +1,7 @@
 package config_test
 
 import (
+	"slices"
 	"testing"
 
 	"github.com/nineply/nineply/internal/config"
@@ -29,6 +30,10 @@ func TestPlacesFor(t *testing.T) {
 		d := p.Defaults("", "")
 		if err := d.Validate(); err != nil || d.Root != c.root || d.Listen.Control != "unix:"+c.state+"/control.sock" {
 			t.Errorf("%s: %+v, %v", c.name, d, err)
+		}
+		moved, err := config.Parse(d, []byte("root = '/elsewhere'"))
+		if err != nil || moved.Root != "/elsewhere" || !slices.Equal(moved.Registry.HostsDirs, d.Registry.HostsDirs) {
+			t.Errorf("%s: moved: %+v, %v", c.name, moved, err)
 		}
 	}
 }
